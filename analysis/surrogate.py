@@ -1,0 +1,382 @@
+"""Quality of any placement from a few hundred scored ones: a cluster expansion with Bayesian shrinkage, and how well it predicts.
+
+Per layer the M mixers are described by M - 1 functions that sum to zero over the mixers and are orthonormal under a uniform choice.
+A cluster is a set of layers at given offsets; its functions are the products of its layers' functions. All coefficients of one kind
+of cluster share one prior variance, so that the prior does not depend on which sum-to-zero basis was taken.
+Shapes: P placements, L layers, M mixers, N coefficients (2,223 and the constant at L = 48, M = 4).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import cholesky, helmert, solve_triangular
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.optimize import minimize
+
+from analysis.ranks import kendall_tau_b
+
+CLUSTERS = ((0,), (0, 1), (0, 2), (0, 1, 2))
+"""Kinds of cluster as offsets of their layers: points, pairs at lag 1, pairs at lag 2, triples of neighbours."""
+
+CLUSTER_NAMES = {(0,): "points", (0, 1): "pairs, lag 1", (0, 2): "pairs, lag 2", (0, 1, 2): "triples"}
+
+CONSTANT_VARIANCE = 100.0  # of the constant, in units of the sample variance: wide enough to be flat
+SHARE_BOUNDS = (1e-6, 1e2)  # of the variance that one kind of cluster explains, in the same units
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A quality for every placement: a constant and, per layer, a table over the mixers of the two layers before and its own."""
+
+    letters: str
+    constant: float
+    potentials: np.ndarray  # [L, M, M, M]; the axes that would lie before the first layer are constant
+
+    def value(self, placements: Sequence[str]) -> np.ndarray:
+        """Quality [P] in nats per token."""
+        codes = encode(placements, self.letters, len(self.potentials))
+        before = np.pad(codes, ((0, 0), (2, 0)))
+        layers = np.arange(codes.shape[1])
+        return self.constant + self.potentials[layers, before[:, :-2], before[:, 1:-1], codes].sum(1)
+
+
+@dataclass(frozen=True)
+class ClusterExpansion:
+    """Posterior of the expansion's coefficients given scored placements; made by ``fit``."""
+
+    letters: str
+    layers: int
+    clusters: tuple[tuple[int, ...], ...]
+    explained: np.ndarray
+    """[kinds] prior variance of quality that each kind of cluster explains over uniform placements, nats² per token²."""
+    nugget: float
+    """Variance of what the expansion cannot express (interactions of longer range or higher order), nats² per token²."""
+    weights: np.ndarray
+    """[N] posterior mean; the constant first, then the kinds of cluster in order."""
+    groups: np.ndarray
+    """[N] which kind each coefficient is of; -1 for the constant."""
+    root: np.ndarray
+    """[N, N] lower Cholesky factor of the posterior precision."""
+    placements: tuple[str, ...]
+    quality: np.ndarray
+    noise: np.ndarray
+
+    @cached_property
+    def landscape(self) -> Landscape:
+        """The posterior mean."""
+        return self._landscape(self.weights)
+
+    def predict(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [P] and standard deviation [P] of the true quality of placements that were not scored; item noise is not in it."""
+        mean, variance = self._expansion(placements)
+        return mean, np.sqrt(variance + self.nugget)
+
+    def smoothed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sd [P] of the true quality of the *scored* placements: prediction and measurement weighed by their variances.
+
+        With s = nugget / (nugget + noise), quality | data has mean (1 - s) f + s y and variance (1 - s)² var f + s noise.
+        """
+        mean, variance = self._expansion(self.placements)
+        share = self.nugget / (self.nugget + self.noise)
+        return (1 - share) * mean + share * self.quality, np.sqrt((1 - share) ** 2 * variance + share * self.noise)
+
+    def draw(self, rng: np.random.Generator, n: int) -> list[Landscape]:
+        """``n`` draws from the posterior of the expansion (the nugget left out: it has no structure to optimise)."""
+        steps = solve_triangular(self.root, rng.standard_normal((len(self.weights), n)), lower=True, trans="T")
+        return [self._landscape(self.weights + step) for step in steps.T]
+
+    def _expansion(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        features = design(placements, self.letters, self.layers, self.clusters)
+        return features @ self.weights, np.sum(solve_triangular(self.root, features.T, lower=True) ** 2, axis=0)
+
+    def _landscape(self, weights: np.ndarray) -> Landscape:
+        basis, size = sum_to_zero(len(self.letters)), len(self.letters)
+        potentials = np.zeros((self.layers, size, size, size))
+        for kind, offsets in enumerate(self.clusters):
+            span = offsets[-1]
+            if self.layers <= span:
+                continue
+            table = weights[self.groups == kind].reshape(self.layers - span, *[size - 1] * len(offsets))
+            for _ in offsets:  # each turn moves the first function axis to the end and expands it over mixers
+                table = np.tensordot(table, basis, axes=(1, 1))
+            shape = [size if offset in offsets else 1 for offset in range(span - 2, span + 1)]
+            potentials[span:] += table.reshape(self.layers - span, *shape)
+        return Landscape(self.letters, float(weights[0]), potentials)
+
+
+def fit(
+    placements: Sequence[str],
+    quality: np.ndarray,
+    variance: np.ndarray | float,
+    letters: str | None = None,
+    clusters: tuple[tuple[int, ...], ...] = CLUSTERS,
+) -> ClusterExpansion:
+    """Fits the expansion to scored placements.
+
+    quality [P] in nats per token; variance [P] (or one number) of its item noise, in nats² per token². ``letters`` are the mixers that
+    exist (default: those seen). The variance of each kind of cluster and of the nugget maximise the evidence (type-II maximum likelihood,
+    MacKay 1992), in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise.
+    Raises ValueError for unequal lengths, values that are not finite, duplicates, too few placements, a mixer never seen at a layer.
+    """
+    placements, quality = list(placements), np.asarray(quality, float)
+    noise = np.broadcast_to(np.asarray(variance, float), quality.shape).copy()
+    if quality.shape != (len(placements),):
+        raise ValueError(f"{len(placements)} placements but quality of shape {quality.shape}: give one number per placement")
+    if not (np.isfinite(quality).all() and np.isfinite(noise).all() and (noise >= 0).all()):
+        raise ValueError("quality and variance must be finite and variance not negative: drop placements that were not scored in full")
+    if len(set(placements)) < len(placements):
+        twice = next(p for i, p in enumerate(placements) if p in placements[:i])
+        raise ValueError(f"placement {twice} is given twice: average its scores first")
+    least = 2 * (len(clusters) + 1)
+    if len(placements) < least:
+        raise ValueError(f"{len(placements)} placements are too few for {len(clusters)} kinds of cluster: score at least {least}")
+    letters = letters if letters is not None else alphabet(placements)
+    codes = encode(placements, letters)
+    for code, letter in enumerate(letters):
+        unseen = np.flatnonzero(~(codes == code).any(0))
+        if len(unseen):
+            raise ValueError(f"mixer {letter} is never seen at layer {unseen[0]}: score a placement that has it there, or forbid it")
+    return _posterior(placements, quality, noise, letters, clusters)
+
+
+def alphabet(placements: Sequence[str]) -> str:
+    """The mixers that occur, F S K G first, then others in alphabetical order."""
+    return "".join(sorted(set().union(*map(set, placements)), key=lambda c: ("FSKG".find(c) % 99, c)))
+
+
+def encode(placements: Sequence[str], letters: str, layers: int | None = None) -> np.ndarray:
+    """Codes [P, L] int of placements as positions in ``letters``. Raises ValueError on another length or an unknown mixer."""
+    layers = layers or len(placements[0])
+    other = next((p for p in placements if len(p) != layers), None)
+    if other is not None:
+        raise ValueError(f"placement {other} has {len(other)} layers where {layers} are expected: give one letter per layer")
+    table = {letter: code for code, letter in enumerate(letters)}
+    try:
+        return np.array([[table[c] for c in p] for p in placements], dtype=np.intp).reshape(len(placements), layers)
+    except KeyError as error:
+        raise ValueError(f"unknown mixer {error.args[0]}: choose from {', '.join(letters)}") from None
+
+
+def sum_to_zero(size: int) -> np.ndarray:
+    """[M, M - 1] functions of the mixer with mean 0 and mean square 1 (Helmert contrasts, scaled)."""
+    return helmert(size).T * np.sqrt(size)
+
+
+def design(placements: Sequence[str], letters: str, layers: int, clusters: tuple[tuple[int, ...], ...] = CLUSTERS) -> np.ndarray:
+    """Features [P, N]: the constant, then for each kind of cluster its products of functions, by first layer."""
+    functions = sum_to_zero(len(letters))[encode(placements, letters, layers)]  # [P, L, M - 1]
+    columns = [np.ones((len(functions), 1))]
+    for offsets in clusters:
+        count = max(layers - offsets[-1], 0)
+        product = functions[:, :count]
+        for offset in offsets[1:]:
+            product = product[..., None] * functions[:, offset : offset + count, None, :]
+            product = product.reshape(*product.shape[:2], product.shape[2] * product.shape[3])
+        columns.append(product.reshape(len(functions), product.shape[1] * product.shape[2]))
+    return np.concatenate(columns, axis=1)
+
+
+def _posterior(
+    placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...]
+) -> ClusterExpansion:
+    layers, mean, scale = len(placements[0]), quality.mean(), quality.std() or 1.0
+    y, v = (quality - mean) / scale, noise / scale**2
+    features = design(placements, letters, layers, clusters)
+    widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in clusters]
+    groups = np.repeat(np.arange(-1, len(clusters)), [1, *widths])
+    shares = _maximise_evidence(features, y, v, groups, len(clusters))  # [kinds + 1], the nugget last
+    prior = np.concatenate([[CONSTANT_VARIANCE], shares[:-1] / np.maximum(widths, 1)])[groups + 1]
+    weight = 1 / (v + shares[-1])
+    precision = (features.T * weight) @ features
+    precision[np.diag_indices_from(precision)] += 1 / prior
+    root = cholesky(precision, lower=True)
+    half = solve_triangular(root, features.T @ (weight * y), lower=True)
+    weights = scale * solve_triangular(root, half, lower=True, trans="T")
+    weights[0] += mean
+    return ClusterExpansion(
+        letters, layers, tuple(clusters), shares[:-1] * scale**2, float(shares[-1]) * scale**2,
+        weights, groups, root / scale, tuple(placements), quality, noise,
+    )  # fmt: skip
+
+
+def _maximise_evidence(features: np.ndarray, y: np.ndarray, v: np.ndarray, groups: np.ndarray, kinds: int) -> np.ndarray:
+    """Explained variance of each kind, then the nugget [kinds + 1]: L-BFGS on their logarithms with exact gradients."""
+    blocks = [features[:, groups == kind] for kind in range(kinds)]
+    widths = np.array([max(block.shape[1], 1) for block in blocks])
+    if len(y) <= features.shape[1]:
+        kernels = [block @ block.T / width for block, width in zip(blocks, widths, strict=True)]
+
+        def objective(log_shares: np.ndarray) -> tuple[float, np.ndarray]:
+            return _evidence_dual(np.exp(log_shares), kernels, y, v)
+    else:
+
+        def objective(log_shares: np.ndarray) -> tuple[float, np.ndarray]:
+            return _evidence_primal(np.exp(log_shares), features, groups, widths, y, v)
+
+    start = np.log([0.5 / kinds] * kinds + [0.5])
+    bounds = [tuple(np.log(SHARE_BOUNDS))] * (kinds + 1)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60, "ftol": 1e-7})
+    return np.exp(found.x)
+
+
+def _evidence_dual(shares: np.ndarray, kernels: list[np.ndarray], y: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
+    """-log N(y; 0, C) and its gradient in log shares, with C = c 11ᵀ + Σ share_k K_k + diag(v + nugget).
+
+    Rasmussen & Williams 2006, equations 5.8 and 5.9.
+    """
+    covariance = np.full((len(y), len(y)), CONSTANT_VARIANCE)
+    for share, kernel in zip(shares, kernels, strict=False):
+        covariance += share * kernel
+    covariance[np.diag_indices(len(y))] += v + shares[-1]
+    root, failed = dpotrf(covariance, lower=1, clean=1)
+    assert not failed, "the covariance has the nugget on its diagonal and is positive definite"
+    alpha = solve_triangular(root, solve_triangular(root, y, lower=True), lower=True, trans="T")
+    inverse = np.tril(dpotri(root, lower=1)[0])  # the other triangle follows by symmetry: count it twice, the diagonal once
+    diagonal = inverse.diagonal()
+    traces = [2 * np.vdot(inverse, kernel) - diagonal @ kernel.diagonal() for kernel in kernels] + [diagonal.sum()]
+    squares = [alpha @ kernel @ alpha for kernel in kernels] + [alpha @ alpha]
+    value = 0.5 * (y @ alpha) + np.log(root.diagonal()).sum()
+    return value, 0.5 * shares * (np.array(traces) - np.array(squares))
+
+
+def _evidence_primal(
+    shares: np.ndarray, features: np.ndarray, groups: np.ndarray, widths: np.ndarray, y: np.ndarray, v: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The same number and gradient as ``_evidence_dual`` through the N × N precision (Woodbury): cheaper when P > N."""
+    prior = np.concatenate([[CONSTANT_VARIANCE], shares[:-1] / widths])[groups + 1]
+    weight = 1 / (v + shares[-1])
+    weighted = features.T * weight
+    gram = weighted @ features
+    root = cholesky(gram + np.diag(1 / prior), lower=True)
+    coefficients = solve_triangular(root, solve_triangular(root, weighted @ y, lower=True), lower=True, trans="T")
+    alpha = weight * (y - features @ coefficients)  # C⁻¹ y
+    half = solve_triangular(root, gram, lower=True)
+    trace = gram.diagonal() - np.sum(half**2, axis=0)  # diag(Xᵀ C⁻¹ X)
+    slope = (features.T @ alpha) ** 2
+    by_kind = np.bincount(groups + 1, prior * (trace - slope), minlength=len(shares))[1:]
+    leverage = np.sum(solve_triangular(root, features.T, lower=True) ** 2, axis=0)
+    nugget = np.sum(weight - weight**2 * leverage) - alpha @ alpha
+    value = 0.5 * (y @ alpha) + np.log(root.diagonal()).sum() + 0.5 * np.log(prior).sum() - 0.5 * np.log(weight).sum()
+    return value, 0.5 * np.append(by_kind, shares[-1] * nugget)
+
+
+# How well it predicts, beside simpler models. A model: (scored placements, quality, noise, placements to predict, mixers, rng) -> [P].
+
+
+def predict_expansion(
+    train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
+) -> np.ndarray:
+    """The cluster expansion; unlike ``fit`` it accepts a fold in which a mixer is never seen at a layer (the prior fills in)."""
+    return _posterior(train, quality, noise, letters, CLUSTERS).landscape.value(test)
+
+
+def predict_additive(
+    train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Points only: every layer adds its own amount."""
+    return _posterior(train, quality, noise, letters, ((0,),)).landscape.value(test)
+
+
+def predict_ridge(
+    train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Ridge regression on one-hot mixers, penalty by inner cross-validation; item noise is ignored."""
+
+    def one_hot(placements: list[str]) -> np.ndarray:
+        return np.eye(len(letters))[encode(placements, letters)].reshape(len(placements), -1)
+
+    def predict(x: np.ndarray, y: np.ndarray, z: np.ndarray, penalty: float) -> np.ndarray:
+        left, values, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        beta = right.T @ (values / (values**2 + penalty) * (left.T @ (y - y.mean())))
+        return y.mean() + (z - x.mean(0)) @ beta
+
+    x = one_hot(train)
+    return predict(x, quality, one_hot(test), _inner_choice(predict, np.logspace(-3, 3, 13), x, quality, rng))
+
+
+def predict_neighbours(
+    train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Mean of the nearest scored placements in Hamming distance, how many by inner cross-validation."""
+
+    def predict(x: np.ndarray, y: np.ndarray, z: np.ndarray, k: int) -> np.ndarray:
+        near = np.array([np.argsort((x != row).sum(1), kind="stable")[: int(k)] for row in z])
+        return y[near].mean(1)
+
+    x = encode(train, letters)
+    return predict(x, quality, encode(test, letters), _inner_choice(predict, [1, 2, 4, 8, 16], x, quality, rng))
+
+
+def _inner_choice(predict: Callable, options: Sequence[float], x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> float:
+    """The option with the least squared error over five inner folds."""
+    errors = np.zeros(len(options))
+    for fold in np.array_split(rng.permutation(len(y)), 5):
+        rest = np.setdiff1d(np.arange(len(y)), fold)
+        errors += [np.sum((predict(x[rest], y[rest], x[fold], option) - y[fold]) ** 2) for option in options]
+    return options[int(np.argmin(errors))]
+
+
+MODELS = {
+    "cluster expansion": predict_expansion,
+    "additive": predict_additive,
+    "ridge one-hot": predict_ridge,
+    "nearest neighbours": predict_neighbours,
+}
+
+
+def cost_bands(cost: np.ndarray, bands: int = 5) -> list[tuple[float, float]]:
+    """The whole range of cost first, then ``bands`` intervals of equal width over it."""
+    edges = np.linspace(cost.min(), cost.max(), bands + 1)
+    return [(edges[0], edges[-1]), *zip(edges[:-1], edges[1:], strict=True)]
+
+
+def judge(truth: np.ndarray, predicted: np.ndarray, cost: np.ndarray, bands: list[tuple[float, float]]) -> pd.DataFrame:
+    """Held-out R², Kendall's τ-b and regret of taking the predicted best, within each cost band; NaN where fewer than 3 lie in it.
+
+    R² = 1 - Σ(q - q̂)² / Σ(q - q̄_band)²; regret = max q - q[argmax q̂], nats per token. A band holds its lower edge, the last also its upper.
+    """
+    rows = []
+    for low, high in bands:
+        top = high + 1e-9 if high == bands[-1][1] else high - 1e-9
+        inside = (cost >= low - 1e-9) & (cost < top)
+        q, p, n = truth[inside], predicted[inside], int(inside.sum())
+        row = {"band_lo": low, "band_hi": high, "n": n, "r2": np.nan, "tau": np.nan, "regret": np.nan}
+        if n >= 3 and np.ptp(q) > 0:
+            row |= {"r2": 1 - np.sum((q - p) ** 2) / np.sum((q - q.mean()) ** 2)}
+            row |= {"tau": kendall_tau_b(q, p), "regret": q.max() - q[np.argmax(p)]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def evaluate(
+    train: Sequence[str], quality: np.ndarray, noise: np.ndarray,
+    test: Sequence[str], truth: np.ndarray, test_cost: np.ndarray, rng: np.random.Generator, bands: int = 5,
+) -> pd.DataFrame:  # fmt: skip
+    """Every model of MODELS fitted on ``train`` and judged on an untouched test set: model, band_lo, band_hi, n, r2, tau, regret."""
+    letters = alphabet([*train, *test])
+    tables = {
+        name: judge(truth, predict(list(train), quality, noise, list(test), letters, rng), test_cost, cost_bands(test_cost, bands))
+        for name, predict in MODELS.items()
+    }
+    return pd.concat(tables, names=["model"]).reset_index(level=0).reset_index(drop=True)
+
+
+def cross_validate(
+    placements: Sequence[str], quality: np.ndarray, noise: np.ndarray, cost: np.ndarray,
+    rng: np.random.Generator, folds: int = 5, bands: int = 5,
+) -> pd.DataFrame:  # fmt: skip
+    """As ``evaluate`` where no test set can be spared: nested, so that each outer fold sets its own variances, penalty and neighbours."""
+    placements, letters = list(placements), alphabet(placements)
+    if len(placements) < 2 * folds:
+        raise ValueError(f"{len(placements)} placements are too few for {folds} folds: score at least {2 * folds}")
+    predicted = {name: np.empty(len(placements)) for name in MODELS}
+    for fold in np.array_split(rng.permutation(len(placements)), folds):
+        rest = np.setdiff1d(np.arange(len(placements)), fold)
+        for name, predict in MODELS.items():
+            test = [placements[i] for i in fold]
+            predicted[name][fold] = predict([placements[i] for i in rest], quality[rest], noise[rest], test, letters, rng)
+    tables = {name: judge(quality, values, cost, cost_bands(cost, bands)) for name, values in predicted.items()}
+    return pd.concat(tables, names=["model"]).reset_index(level=0).reset_index(drop=True)

@@ -1,0 +1,177 @@
+"""``python -m experiments.sweep scale=...``: score placements on items at every checkpoint, part by part."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from analysis.table import load_placements, write_part
+from experiments.build import empty_supernet, initialised_supernet, load_frozen
+from experiments.config import Config, data_dir, model_config, run_dir
+from experiments.data import read_items
+from experiments.entry import run
+from experiments.placements import select
+from experiments.progress import progress
+from experiments.records import status, update_manifest
+from experiments.strategy import checkpoint_steps
+from supernet.checkpoint import load_trained
+from supernet.decoder import Supernet
+from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
+
+
+@dataclass(frozen=True)
+class Part:
+    """One call of the engine and one file: some placements on some items at one checkpoint."""
+
+    step: int
+    trie: Trie
+    items: list[Item]
+
+    @property
+    def name(self) -> str:
+        """From the content, so that no two different parts share a name and the same part always has the same."""
+        content = "\n".join([*self.trie.placements, "", *(item.name for item in self.items)])
+        return f"part-{hashlib.sha256(content.encode()).hexdigest()[:12]}.parquet"
+
+
+def sweep(config: Config) -> None:
+    """Score what is missing, so that the run's tables hold every placement on every item at every checkpoint.
+
+    Placements and items asked for in earlier sweeps of the run stay in: a larger request extends the tables, a smaller one changes nothing.
+    """
+    folder, device = run_dir(config), pick_device(config)
+    wanted = select(config)
+    steps = [int(p.name.removeprefix("step-")) for p in sorted((folder / "checkpoints").glob("step-??????")) if (p / "meta.json").exists()]
+    scored = [int(p.name.removeprefix("step-")) for p in sorted((folder / "scores").glob("step-??????")) if any(p.glob("*.parquet"))]
+    asked = config.steps or checkpoint_steps(config.distill)
+    unknown = sorted(set(asked) - set(steps) - set(scored))
+    if unknown:
+        have = f"it has {', '.join(map(str, steps))}: choose from these or " if steps else ""
+        raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}run python -m experiments.distill with the same options")
+    placements = merge(folder / "placements.parquet", wanted)
+    items = read_items(data_dir(config) / "items.parquet", config.items or config.data.items)
+    parts = plan(config, folder, sorted({*asked, *scored}), list(placements["placement"]), items, device)
+    if not parts:
+        print(f"sweep: complete, {len(placements)} placements x {len(items)} items x {len(scored)} checkpoints in {folder}")
+        return
+    missing = sorted({part.step for part in parts} - set(steps))
+    if missing:
+        raise ValueError(f"{folder} lacks scores at step {', '.join(map(str, missing))} and has no checkpoint there: run python -m experiments.distill")
+    with status(folder, "sweep"):
+        write_placements(placements, folder / "placements.parquet")
+        teacher = load_frozen(config, torch.float32)
+        trains_all = set(config.distill.train_mixers) == set(model_config(config).mixers)
+        model = (empty_supernet if trains_all else initialised_supernet)(config, teacher).requires_grad_(False)
+        model.cast(getattr(torch, config.dtype)).to(device)
+        work = Counts(0, 0, 0, 0.0)
+        least, seconds, loaded, meta = 0, 0.0, None, {}
+        for part in progress(parts, "sweep"):
+            if part.step != loaded:
+                meta, loaded = load_trained(model, folder / "checkpoints" / f"step-{part.step:06d}"), part.step
+            started = time.perf_counter()
+            logp, done = score_chunk(model, part.trie, part.items)
+            seconds += time.perf_counter() - started
+            work, least = work + done, least + part.trie.prefixes * len(part.items)
+            write_part(rows(config, folder.name, meta, part, logp), folder / "scores" / f"step-{part.step:06d}" / part.name)
+        report_work(folder, model, work, least, seconds)
+
+
+def pick_device(config: Config) -> str:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda' and torch sees no GPU: set device=cpu, or install a CUDA build of torch")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+
+
+def merge(path: Path, wanted: pd.DataFrame) -> pd.DataFrame:
+    """The placements of earlier sweeps of this run, then the new ones."""
+    if not path.exists():
+        return wanted
+    return pd.concat([load_placements(path), wanted]).drop_duplicates("placement", ignore_index=True)
+
+
+def write_placements(placements: pd.DataFrame, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    placements.to_parquet(temporary, index=False)
+    temporary.replace(path)
+
+
+def plan(config: Config, folder: Path, steps: list[int], placements: list[str], items: list[Item], device: str) -> list[Part]:
+    """The parts that are missing. Items that lack the same placements are swept together, in chunks that fit the memory budget."""
+    model, parts = model_config(config), []
+    for step in steps:
+        missing = np.ones((len(placements), len(items)), dtype=bool)
+        row, column = {p: i for i, p in enumerate(placements)}, {item.name: i for i, item in enumerate(items)}
+        for path in sorted((folder / "scores" / f"step-{step:06d}").glob("*.parquet")):
+            for placement, item in scored_pairs(path):
+                if placement in row and item in column:
+                    missing[row[placement], column[item]] = False
+        groups: dict[bytes, list[int]] = {}
+        for i in range(len(items)):
+            groups.setdefault(missing[:, i].tobytes(), []).append(i)
+        for group in groups.values():
+            lacking = [p for p, lacks in zip(placements, missing[:, group[0]], strict=True) if lacks]
+            if lacking:
+                trie, some = build_trie(model, lacking), [items[i] for i in group]
+                chunks = plan_chunks(model, trie, some, int(config.memory_gib * 2**30), getattr(torch, config.dtype), device)
+                parts += [Part(step, trie, [some[i] for i in chunk]) for chunk in chunks]
+    return parts
+
+
+def scored_pairs(path: Path) -> list[tuple[str, str]]:
+    """(placement, item) of every row of a part. Raises ValueError naming a file that cannot be read."""
+    try:
+        table = pq.read_table(path, columns=["placement", "item"])
+    except Exception as error:
+        raise ValueError(f"{path} is truncated or not a score table ({str(error).splitlines()[0]}): delete it and run the sweep again") from None
+    return list(zip(table["placement"].to_pylist(), table["item"].to_pylist(), strict=True))
+
+
+def rows(config: Config, run_name: str, meta: dict, part: Part, logp: np.ndarray) -> pd.DataFrame:
+    """Long score rows of one part: logp [P, n] -> P * n rows."""
+    P, n = logp.shape
+    return pd.DataFrame(
+        {
+            "scale": config.scale,
+            "run": run_name,
+            "seed": config.seed,
+            "step": part.step,
+            "tokens": meta["tokens"],
+            "placement": np.repeat(part.trie.placements, n),
+            "item": np.tile([item.name for item in part.items], P),
+            "task": np.tile([item.task for item in part.items], P),
+            "logp": logp.ravel(),
+            "num_tokens": np.tile([len(item.tokens) - item.prompt for item in part.items], P),
+        }
+    )
+
+
+def report_work(folder: Path, model: Supernet, work: Counts, least: int, seconds: float) -> None:
+    """Say what was done against the least that could be done, and how near the machine's matmul rate it came."""
+    peak = matmul_rate(model)
+    fields = {"layer_evaluations": work.layer_evaluations, "distinct_prefixes": least, "flops": work.flops, "seconds": round(seconds, 2),
+              "flops_per_second": work.flops / seconds, "matmul_flops_per_second": peak}  # fmt: skip
+    update_manifest(folder, sweep=fields)
+    print(f"sweep: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in {seconds:.1f} s: "
+          f"{work.flops / seconds / 1e9:.1f} GFLOP/s, {work.flops / seconds / peak:.0%} of this machine's matmul rate")  # fmt: skip
+
+
+def matmul_rate(model: Supernet, size: int = 1024, repeats: int = 10) -> float:
+    """FLOP/s of a square matmul in the model's dtype on its device."""
+    x = model.embed.weight.new_ones(size, size)
+    x @ x
+    synchronise = torch.cuda.synchronize if x.is_cuda else lambda: None
+    synchronise()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        x @ x
+    synchronise()
+    return repeats * 2 * size**3 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    run(sweep)

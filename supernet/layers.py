@@ -1,0 +1,66 @@
+"""The parts of a block that are not mixers. Shapes: B batch, T tokens, D hidden, C channels, d head dimension."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight`` over the last axis, in float32 whatever the input (Zhang & Sennrich 2019, eq. 4)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` without biases (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, hidden: int, ffn: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, ffn, bias=False)
+        self.up_proj = nn.Linear(hidden, ffn, bias=False)
+        self.down_proj = nn.Linear(ffn, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution over time, no bias, then SiLU: [B, T, C] -> [B, T, C].
+
+    Written as ``width`` shifted products: on a CPU that beats a grouped conv1d and needs no transposes.
+    The weight keeps conv1d's shape [C, 1, width]; its last tap meets the current token.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width, tokens = self.weight.shape[-1], x.shape[1]
+        taps = self.weight[:, 0].T.to(x.dtype).contiguous()  # strided taps would cost three times as much
+        padded = F.pad(x, (0, 0, width - 1, 0))
+        out = padded[:, :tokens] * taps[0]
+        for i in range(1, width):
+            out = torch.addcmul(out, padded[:, i : i + tokens], taps[i])
+        return F.silu(out)
+
+
+def rotate(x: Tensor, theta: float) -> Tensor:
+    """Rotary position embedding, rotate-half form, over the whole head (Su et al. 2021, eq. 34): [B, H, T, d] -> same.
+
+    Angles are formed in float32; position 0 is the first token.
+    """
+    d = x.shape[-1]
+    inverse_frequency = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
+    angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * inverse_frequency  # [T, d/2]
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

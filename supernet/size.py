@@ -1,0 +1,41 @@
+"""Parameters, bytes and FLOPs of a supernet without allocating it: modules are built on torch's meta device."""
+
+import torch
+
+from supernet.config import SupernetConfig
+from supernet.decoder import Supernet
+from supernet.mixers import MIXERS
+
+
+def count_parameters(config: SupernetConfig, mixers: str | None = None) -> int:
+    """Parameters of the supernet holding ``mixers`` in every layer (default: all of the config's); a tied head counts once."""
+    with torch.device("meta"):
+        model = Supernet(config.replace(mixers=mixers or config.mixers))
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_trainable(config: SupernetConfig, mixers: str | None = None) -> int:
+    """Parameters of the named mixers over all layers: what distillation trains."""
+    with torch.device("meta"):
+        return config.layers * sum(p.numel() for m in mixers or config.mixers for p in MIXERS[m](config).parameters())
+
+
+def count_bytes(config: SupernetConfig, dtype: torch.dtype, mixers: str | None = None) -> int:
+    """Bytes of the weights in ``dtype``."""
+    return count_parameters(config, mixers) * dtype.itemsize
+
+
+def forward_flops(config: SupernetConfig, placement: str, tokens: int, head_tokens: int | None = None) -> float:
+    """FLOPs of one forward pass over one sequence of ``tokens``: 2 per weight and token, plus the mixers' own arithmetic.
+
+    ``head_tokens`` positions go through the output head (default: all). Norms, gates and softmax are left out (under 1%).
+    """
+    layers = sum(layer_flops(config, letter, tokens) for letter in placement)
+    return layers + 2.0 * config.vocab * config.hidden * (tokens if head_tokens is None else head_tokens)
+
+
+def layer_flops(config: SupernetConfig, letter: str, tokens: int) -> float:
+    """FLOPs of one layer with one mixer over one sequence of ``tokens``."""
+    with torch.device("meta"):
+        mixer = sum(p.numel() for p in MIXERS[letter](config).parameters())
+    return 2.0 * tokens * (mixer + 3 * config.hidden * config.ffn) + MIXERS[letter].mixing_flops(config, tokens)
