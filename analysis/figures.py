@@ -72,6 +72,8 @@ def figure(rows: int = 1, height: float = 2.3, width: float = WIDTH, **subplots:
 def save(fig: Figure, path: Path) -> None:
     """Write ``path`` with the suffixes .pdf and .png, without dates, so that the same numbers give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out once, not again for every format
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         fig.savefig(temporary, format=suffix, metadata=metadata)
@@ -94,7 +96,12 @@ def stability_curve(ax: Axes, stability: pd.DataFrame, threshold: float) -> None
 
 
 def regret_curve(ax: Axes, stability: pd.DataFrame) -> None:
-    """Regret of choosing at t, per band of one run (rows of stability.csv); dotted: of a random choice, if ``regret_random`` is there."""
+    """Regret of choosing at t, per band of one run (rows of stability.csv); dotted: of a random choice, if ``regret_random`` is there.
+
+    Without the whole cost range: its best placement is the dearest one, at any time.
+    """
+    if len(narrow := [rows_of(band, stability) for band in bands(stability) if not band.whole]):
+        stability = pd.concat(narrow)
     _band_lines(ax, stability, "regret", "regret_lo", "regret_hi")
     if "regret_random" in stability:
         for n, band in enumerate(bands(stability)):
@@ -116,11 +123,12 @@ def regret_curve(ax: Axes, stability: pd.DataFrame) -> None:
 def tau_heatmap(ax: Axes, tau: np.ndarray, tokens: np.ndarray, n: int) -> None:
     """Kendall's τ-b between all pairs of checkpoints: tau [S, S] over n placements."""
     S = len(tau)
-    image = ax.imshow(tau, cmap="cividis", vmin=min(0.0, np.nanmin(tau)), vmax=1, aspect="equal")
+    lowest = min(0.8, np.floor(10 * np.nanmin(tau)) / 10)
+    image = ax.imshow(tau, cmap="cividis", vmin=lowest, vmax=1, aspect="equal")
     if S <= 12:
         for i, j in np.ndindex(S, S):
-            shade = "white" if tau[i, j] < 0.6 else "black"
-            ax.text(j, i, f"{tau[i, j]:.2f}".replace("0.", ".").replace("1.00", "1"), ha="center", va="center", color=shade, fontsize=7)
+            shade = "white" if tau[i, j] < (lowest + 1) / 2 else "black"
+            ax.text(j, i, f"{tau[i, j]:.2f}".replace("0.", ".").replace("1.00", "1"), ha="center", va="center", color=shade)
     shown = np.unique(np.linspace(0, S - 1, min(S, 12)).round().astype(int))
     labels = [count(tokens[i]) for i in shown]
     ax.set_xticks(shown, labels, rotation=90)
@@ -182,8 +190,12 @@ def rank_trajectories(ax: Axes, ranks: np.ndarray, placements: list[str], tokens
     squeeze = min(1.0, 0.5 / np.log(worst / k))
     ax.set_yscale("function", functions=(lambda r: _rank_scale(r, k, squeeze), lambda y: _rank_unscale(y, k, squeeze)))
     ax.set_ylim(_rank_unscale(_rank_scale(worst, k, squeeze) + 0.4, k, squeeze), 0.5)
-    below = [t for t in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if k * 1.4 < t < worst / 1.6]
-    ax.yaxis.set_major_locator(FixedLocator(sorted({1, k, worst, *range(5, k - 1, 5), *below})))
+    ticks: list[float] = []
+    for rank in (1, k, worst, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):  # as many as have room, the most telling first
+        place = _rank_scale(np.array([rank, *ticks]), k, squeeze)
+        if rank <= worst and np.all(np.abs(place[1:] - place[0]) > 0.1 * _rank_scale(worst, k, squeeze)):
+            ticks.append(rank)
+    ax.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xticks(position, [count(t) for t in tokens], rotation=45 if S > 7 else 0)
@@ -206,9 +218,9 @@ def frontier_layers(ax: Axes, placements: list[str], cost: np.ndarray) -> None:
         for layer, column in np.ndindex(L, n):
             letter = placements[column][layer]
             ax.text(column, layer, letter, ha="center", va="center", fontsize=7, color="white" if letter == "F" else "black")
-    shown = np.unique(np.linspace(0, n - 1, min(n, 9)).round().astype(int))
+    shown = np.arange(0, n, -(-n // 7))
     ax.set_xticks(shown, [f"{cost[i]:.3g}" for i in shown])
-    layers = np.arange(L) if L <= 12 else np.unique(np.append(np.arange(0, L, 5), L - 1))
+    layers = np.arange(L) if L <= 12 else np.arange(0, L, 5 if L <= 40 else 10)
     ax.set_yticks(layers, [str(layer + 1) for layer in layers])
     ax.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(L + 1) - 0.5, minor=True)
@@ -217,19 +229,18 @@ def frontier_layers(ax: Axes, placements: list[str], cost: np.ndarray) -> None:
     ax.tick_params(which="minor", length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set_xlabel(f"decode cost of the {n} placements (FA-layer equivalents)")
+    ax.set_xlabel(f"decode cost of {n} placements (FA layers)")
     ax.set_ylabel("layer (1 = first)")
     for letter, colour in zip(letters, colours, strict=True):
         ax.plot([], [], "s", color=colour, markersize=6, markeredgecolor="#606060", markeredgewidth=0.4, label=letter)
     _legend_below(ax, "mixer", columns=len(letters))
 
 
-def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, axis: str = "share_of_training") -> None:
+def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[str], axis: str = "share_of_training") -> None:
     """τ / ceiling of several runs side by side (rows of comparison.csv, one band each): one line with its interval per run.
 
-    ``axis``: ``share_of_training`` or ``tokens_per_parameter``; ``label`` in the rows names the line.
+    ``axis``: ``share_of_training`` or ``tokens_per_parameter``; ``label`` in the rows names the line, ``labels`` are those of all panels.
     """
-    labels = comparison["label"].drop_duplicates().tolist()
     for n, label in enumerate(labels):
         rows = comparison[comparison["label"] == label].sort_values("tokens")
         colour = BAND_COLOURS[n % len(BAND_COLOURS)]
@@ -292,7 +303,10 @@ def _symlog(ax: Axes, values: pd.Series) -> None:
 
 def _legend_below(ax: Axes, title: str | None, columns: int) -> None:
     """Below the axes, where it can cover no data."""
-    if handles := ax.get_legend_handles_labels()[0]:
+    by_label = {h.get_label(): h for axes in ax.figure.axes for h in axes.get_legend_handles_labels()[0]}
+    for drawn in ax.figure.legends[:]:  # one legend for all panels
+        drawn.remove()
+    if handles := list(by_label.values()):
         ax.figure.legend(handles=handles, title=title, loc="outside lower center", ncols=min(columns, len(handles)), columnspacing=1.2,
                          handletextpad=0.5, borderaxespad=0.2)  # fmt: skip
 

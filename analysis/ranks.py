@@ -12,7 +12,7 @@ CHUNK = 1 << 20
 def _aligned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"two rankings need equally long vectors, got shapes {x.shape} and {y.shape}: give one value per placement to each")
+        raise ValueError(f"rankings need vectors of one length, got shapes {x.shape} and {y.shape}: give one value per placement to each")
     return x, y
 
 

@@ -65,6 +65,20 @@ def tau_between_checkpoints(scores: Scores, members: dict[figures.Band, np.ndarr
     return pd.concat(frames, ignore_index=True)
 
 
+def mean_tau(table: pd.DataFrame, bands: list[figures.Band]) -> dict[str, tuple[np.ndarray, int]]:
+    """Matrices [S, S] of ``tau_between_checkpoints`` by title, and their numbers of placements: within cost bands (mean over the bands,
+    weighted by their pairs of placements), and over the whole cost range."""
+    steps = table["step_a"].nunique()
+    found = {}
+    for title, chosen in (("within cost bands", [b for b in bands if not b.whole]), ("whole cost range", [b for b in bands if b.whole])):
+        rows = [figures.rows_of(band, table) for band in chosen]
+        rows = [r for r in rows if len(r) and r["tau"].notna().all()]
+        if rows:
+            n = np.array([r["n_placements"].iloc[0] for r in rows])
+            found[title] = np.average([r["tau"].to_numpy().reshape(steps, steps) for r in rows], axis=0, weights=n * (n - 1)), int(n.sum())
+    return found
+
+
 def top_ranks(scores: Scores, members: dict[figures.Band, np.ndarray], k: int) -> pd.DataFrame:
     """Rank at each step (1 = best, within the band) of the k placements of each band that are best at T (at most half of the band)."""
     frames = []
@@ -151,13 +165,11 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     with figures.figure(height=2.7) as (fig, (ax,)):
         figures.regret_curve(ax, stability)
         figures.save(fig, folder / "regret")
-    filled = [band for band in bands if len(figures.rows_of(band, tables["tau_matrix"]))]
-    with figures.figure(len(filled), height=2.6) as (fig, axes):
-        for ax, band in zip(axes, filled, strict=True):
-            rows = figures.rows_of(band, tables["tau_matrix"])
-            tau = rows["tau"].to_numpy().reshape(len(scores.steps), -1)
-            figures.tau_heatmap(ax, tau, scores.tokens, rows["n_placements"].iloc[0])
-            ax.set_title(f"cost {band}" + " (whole range)" * band.whole)
+    matrices = mean_tau(tables["tau_matrix"], bands)
+    with figures.figure(len(matrices), height=2.6) as (fig, axes):
+        for ax, (title, (tau, n_placements)) in zip(axes, matrices.items(), strict=True):
+            figures.tau_heatmap(ax, tau, scores.tokens, n_placements)
+            ax.set_title(title)
         figures.save(fig, folder / "tau_matrix")
     with figures.figure(height=2.7) as (fig, (ax,)):
         figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
@@ -165,6 +177,8 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     with figures.figure(height=2.4) as (fig, (ax,)):
         figures.frontier_kept(ax, tables["pareto_drift"])
         figures.save(fig, folder / "frontier_kept")
+    enough = tables["top_ranks"].query("n_placements >= @endpoints.min_placements")
+    filled = [band for band in bands if len(figures.rows_of(band, enough))] or figures.bands(tables["top_ranks"])[-1:]
     narrow = [band for band in filled if not band.whole] or filled
     with figures.figure(len(narrow), height=2.2) as (fig, axes):
         for ax, band in zip(axes, narrow, strict=True):
@@ -183,7 +197,8 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
         f"Shaded: {level} intervals. Dashed: the declared threshold. The whole cost range is inflated by trivial pairs.",
         "regret": "Regret at the end of the placement chosen at t, per cost band, judged on items that did not choose; "
         f"{level} intervals, dotted: a random choice ({n}).",
-        "tau_matrix": f"Kendall's τ-b of mean qualities between all pairs of checkpoints, not corrected for noise ({n}).",
+        "tau_matrix": "Kendall's τ-b of mean qualities between all pairs of checkpoints, not corrected for noise; within bands: mean over "
+        f"the bands, weighted by their pairs of placements ({n}).",
         "pareto_drift": f"The frontier of each checkpoint, with its own qualities; grey dots: all placements at the end ({n}).",
         "frontier_kept": "Share of the final frontier that the frontier of t, chosen on other items, contains; "
         f"{level} intervals over half-samples of the items ({n}).",
@@ -192,9 +207,8 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     }
 
 
-def report(run: Path, endpoints: Endpoints, out: Path) -> tuple[Scores, dict[str, pd.DataFrame]]:
-    """Tables, figures and report.md of one run into ``out``. ValueError, one line, when its scores cannot be analysed."""
-    scores = load_scores(run)
+def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[str, pd.DataFrame]:
+    """Tables, figures and report.md of one run (its scores, and the directory that has its manifest) into ``out``; returns the tables."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         tables = analyse(scores, endpoints)
@@ -221,7 +235,7 @@ def report(run: Path, endpoints: Endpoints, out: Path) -> tuple[Scores, dict[str
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
     ]
     write_text("\n\n".join(text) + "\n", out / "report.md")
-    return scores, tables
+    return tables
 
 
 def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd.DataFrame]]], endpoints: Endpoints, out: Path) -> None:
@@ -279,27 +293,28 @@ def seeds_of_scales(described: pd.DataFrame, runs: list[Scores], endpoints: Endp
 def draw_comparison(stability: pd.DataFrame, endpoints: Endpoints, folder: Path) -> dict[str, str]:
     """The figures of ``report_comparison``: one panel per band, the n-th cheapest of each run together."""
     narrow = []
-    for _, rows in stability.groupby("run", sort=False):
+    for run, rows in stability.groupby("run", sort=False):
         for n, band in enumerate(band for band in figures.bands(rows) if not band.whole):
             of_band = figures.rows_of(band, rows)
-            share = of_band[["relative_lo", "relative_hi"]].iloc[0]
-            name = f"{of_band['scale'].iloc[0]} {of_band['run'].iloc[0]}"
-            label = f"{name if len(name) <= 20 else name[:19] + '…'}, {share.iloc[0]:.0%}–{share.iloc[1]:.0%}"
-            narrow.append(of_band.assign(label=label, panel=n))
+            lo, hi = of_band[["relative_lo", "relative_hi"]].iloc[0]
+            name = f"{of_band['scale'].iloc[0]} {run}"
+            label = name if len(name) <= 26 else name[:25] + "…"
+            narrow.append(of_band.assign(label=label, panel=n, title=f"cost {lo:.0%}–{hi:.0%} of all-FA"))
     frame = pd.concat(narrow)
+    labels = frame["label"].drop_duplicates().tolist()
     captions = {}
     for axis, words in (("share_of_training", "share of training"), ("tokens_per_parameter", "tokens per trained parameter")):
-        known = frame[frame[axis].notna()]
+        known = frame[frame[axis].notna() & frame["ratio"].notna()]
         if known.empty:
             continue
         name = f"scales_{axis}"
         with figures.figure(known["panel"].nunique(), height=2.6) as (fig, axes):
-            for ax, (n, rows) in zip(axes, known.groupby("panel"), strict=True):
-                figures.scales(ax, rows, endpoints.threshold, axis)
-                ax.set_title(f"cost band {n + 1}, cheapest first")
+            for ax, (_, rows) in zip(axes, known.groupby("panel"), strict=True):
+                figures.scales(ax, rows, endpoints.threshold, labels, axis)
+                ax.set_title(" / ".join(rows["title"].drop_duplicates()))
             figures.save(fig, folder / name)
         captions[name] = (f"τ/ceiling of every run over {words}, one panel per cost band; {endpoints.level:.0%} intervals. "
-                          "Percentages: the band as a share of the cost of all-FA.")  # fmt: skip
+                          "Bands as shares of the cost of all-FA.")  # fmt: skip
     return captions
 
 
@@ -380,16 +395,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         endpoints = load_endpoints(arguments.endpoints)
         runs = list(dict.fromkeys(path.resolve() for path in arguments.runs or find_runs(Path("results"))))
+        loaded = [load_scores(run) for run in runs]  # all of them before anything is written
+        names = [scores.run for scores in loaded]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two of the runs are called {twice[0]}: they cannot be told apart in a comparison, rename one")
         results = []
-        for run in runs:
-            here = run if run.is_dir() else run.parent
-            out = arguments.out if arguments.out and len(runs) == 1 else here
-            results.append(report(run, endpoints, out))
+        for run, scores in zip(runs, loaded, strict=True):
+            out = arguments.out if arguments.out and len(runs) == 1 else run if run.is_dir() else run.parent
+            results.append((scores, report(scores, run, endpoints, out)))
             print(f"{out / 'report.md'}:", *verdict(results[-1][1], endpoints), sep="\n  ")
         if len(runs) > 1:
-            names = [scores.run for scores, _ in results]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"two of the runs are called {twice[0]}: they cannot be told apart in a comparison, rename one")
             out = arguments.out or Path("results") / "comparison"
             report_comparison(runs, results, endpoints, out)
             print(out / "report.md")

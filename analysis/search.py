@@ -194,9 +194,9 @@ def experiment(
 
 
 def summarise(samples: np.ndarray, name: str) -> dict[str, float]:
-    """Mean over repetitions [R] with its 95% t interval."""
+    """Mean over repetitions [R] with its 95% t interval, which ends at 0 (neither regret nor a share can be less)."""
     half = student.ppf(0.975, len(samples) - 1) * samples.std(ddof=1) / np.sqrt(len(samples))
-    return {name: samples.mean(), f"{name}_lo": samples.mean() - half, f"{name}_hi": samples.mean() + half}
+    return {name: samples.mean(), f"{name}_lo": max(samples.mean() - half, 0.0), f"{name}_hi": samples.mean() + half}
 
 
 def truth_experiment(

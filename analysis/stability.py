@@ -30,7 +30,7 @@ class Endpoints:
     top_k: int = 10  # size of the top-k; at most half of a band
     level: float = 0.95  # of all intervals, pointwise and simultaneous
     decisive_z: float = 2.0  # standard errors apart at T that make a pair decisive
-    resamples: int = 1000  # random halves of items for regret, draws for simultaneous bands
+    resamples: int = 1000  # random halves of items for regret; draws for simultaneous bands
     halves: int = 8  # random halves of items averaged in cross-half statistics
     groups: int = 32  # groups of items left out in turn
     min_placements: int = 8  # bands with fewer get no numbers, only a warning
@@ -57,7 +57,9 @@ def load_endpoints(path: str | Path) -> Endpoints:
 
 def _checked(e: Endpoints, path: str | Path) -> Endpoints:
     if len(e.bands) < 2 or any(a >= b for a, b in zip(e.bands, e.bands[1:], strict=False)) or e.bands[0] < 0:
-        raise ValueError(f"{path}: bands {list(e.bands)} must be at least two increasing shares of the all-FA cost, such as [0.14, 0.5, 1.0]")
+        raise ValueError(
+            f"{path}: bands {list(e.bands)} must be at least two increasing shares of the all-FA cost, such as [0.14, 0.5, 1.0]"
+        )
     for name in ("threshold", "level"):
         if not 0 < getattr(e, name) < 1:
             raise ValueError(f"{path}: {name} must lie between 0 and 1, got {getattr(e, name)}")
@@ -72,13 +74,13 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     """One row per step and cost band, and per step for the whole cost range; every column compares step t with the last step T.
 
     - band_lo, band_hi: cost in FA-layer equivalents, lower edge included; n_placements, n_items.
-    - tau, tau_lo, tau_hi: τ-b of mean qualities over all items, as observed: lowered by item noise, raised by sharing the items and by cost.
+    - tau, tau_lo, tau_hi: τ-b of mean qualities over all items, as observed: lowered by item noise, raised by shared items and by cost.
     - tau_cross: t on one half of the items, T on the other; ceiling: (2/π) asin √(r_t r_T), reliabilities of all items from random halves
       (Spearman-Brown on Pearson's r); ceiling_half: the same for half the items, from cross-half τ, the one that belongs to tau_cross.
     - ratio: τ relative to its ceiling on the scale of correlations, (2/π) asin[sin(π tau_cross / 2) / sin(π ceiling_half / 2)]. 1: all
       disagreement is item noise; it estimates τ of the true qualities, whatever the noise, and may exceed 1 by chance. (The plain quotient,
-      ratio_plain, agrees with it at 0 and 1 only: at ceiling 0.6 it says 0.9 where the true τ is 0.72.)
-      Within a band these four compare at equal cost (endpoints.equal_cost); over the whole range they do not, so that the effect of cost shows.
+      ratio_plain, agrees with it at 0 and 1 only: at ceiling 0.6 it says 0.9 where the true τ is 0.76.)
+      Within a band these four compare at equal cost (endpoints.equal_cost); over the whole range they do not: the effect of cost shows.
     - ratio_lo, ratio_hi pointwise, ratio_band_lo, ratio_band_hi for all steps at once.
     - regret: quality at T of the best at T less that of the one chosen at t, both chosen on one half of the items and scored on the other,
       in nats per token; regret_random: of choosing at random. Expected over which items choose; conditional on the scored placements.
@@ -94,20 +96,27 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     bands = [(lo, hi, (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))) for lo, hi in zip(edges, edges[1:], strict=False)]
     bands.append((min(edges[0], cost.min()), max(edges[-1], cost.max()), np.ones(len(cost), dtype=bool)))
     if len(scores.items) < MIN_ITEMS:
-        _warn(scores, f"{len(scores.items)} items: at least {MIN_ITEMS} are needed to know their noise, so ceilings and intervals are missing")
+        _warn(scores, f"{len(scores.items)} items, {MIN_ITEMS} are needed to know their noise: ceilings and intervals are missing")
     sampled = min(1.0, len(cost) / float(len(set("".join(scores.placements)))) ** layers)
-    choices = _half_means(scores, endpoints)
+    enough = [member.sum() >= endpoints.min_placements for _, _, member in bands]
+    members = [member for (_, _, member), e in zip(bands, enough, strict=True) if e]
+    regret = iter(_regret(scores, endpoints, members) if members and len(scores.items) >= MIN_ITEMS else [])
     frames = []
     for number, (lo, hi, member) in enumerate(bands):
         rng = np.random.default_rng([endpoints.seed, number])
-        cost_trend = endpoints.equal_cost and number < len(bands) - 1
-        frames.append(_band_rows(scores, endpoints, lo, hi, np.flatnonzero(member), sampled, choices, cost_trend, rng))
+        everything = number == len(bands) - 1
+        if everything and len(bands) == 2 and bands[0][2].all():  # one band that holds all placements is the whole range
+            frames.append(frames[0].assign(band_lo=round(lo, 9), band_hi=round(hi, 9)))
+            continue
+        trend = endpoints.equal_cost and not everything
+        chosen = next(regret, {}) if enough[number] else {}
+        frames.append(_band_rows(scores, endpoints, lo, hi, np.flatnonzero(member), sampled, chosen, trend, rng))
     return pd.concat(frames, ignore_index=True)
 
 
 def time_to_stability(table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
-    """When each band of a stability table settled: ``tokens`` is the first t before T from which ratio_lo stays at or above the threshold at all
-    later steps; NaN with reached = False if there is none. T itself agrees with itself and proves nothing.
+    """When each band of a stability table settled: ``tokens`` is the first t before T from which ratio_lo stays at or above the
+    threshold at all later steps; NaN with reached = False if there is none. T itself agrees with itself and proves nothing.
 
     tokens_lo, tokens_hi: interval of the first step from which the *true* ratio stays above, by the simultaneous band: from its upper
     and its lower curve. inf: not within the run. verdict: settled (reached); not settled (even the upper curve lies below at the last
@@ -116,7 +125,9 @@ def time_to_stability(table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame
     rows = []
     for (run, lo, hi), band in table.groupby(["run", "band_lo", "band_hi"], sort=False):
         band = band.sort_values("step").iloc[:-1]
-        tokens, earliest, latest = (_first_lasting(band, column, endpoints.threshold) for column in ("ratio_lo", "ratio_band_hi", "ratio_band_lo"))
+        tokens, earliest, latest = (
+            _first_lasting(band, column, endpoints.threshold) for column in ("ratio_lo", "ratio_band_hi", "ratio_band_lo")
+        )
         known = len(band) > 0 and np.isfinite(band["ratio_lo"].iloc[-1])
         reached = bool(known and np.isfinite(tokens))
         verdict = "settled" if reached else "no data" if not known else "undecided" if np.isfinite(earliest) else "not settled"
@@ -141,10 +152,14 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     steps and at least min_placements placements.
     """
     if len({tuple(r.steps) for r in runs}) != 1:
-        raise ValueError("runs " + ", ".join(r.run for r in runs) + " were checkpointed at different steps: give seeds of one configuration")
+        raise ValueError(
+            "runs " + ", ".join(r.run for r in runs) + " were checkpointed at different steps: give seeds of one configuration"
+        )
     common = sorted(set.intersection(*(set(r.placements) for r in runs)))
     if len(common) < endpoints.min_placements:
-        raise ValueError(f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each")
+        raise ValueError(
+            f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each"
+        )
     tables = [stability_table(r, endpoints) for r in runs]
     mean, low, high = uncertainty.across_seeds(np.stack([t["ratio"] for t in tables]), endpoints.level)
     index = [[{p: i for i, p in enumerate(r.placements)}[c] for c in common] for r in runs]
@@ -157,7 +172,9 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     for row in frame.itertuples():
         member = (cost >= row.band_lo - 1e-9) & ((cost < row.band_hi - 1e-9) | (row.band_hi == top))
         number.append(int(member.sum()))
-        concordance.append(ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan)
+        concordance.append(
+            ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan
+        )
     return frame.assign(n_placements=number, kendall_w=concordance, w_chance=1 / len(runs))
 
 
@@ -165,28 +182,37 @@ def _warn(scores: Scores, text: str) -> None:
     warnings.warn(f"{scores.scale}/{scores.run}: {text}", stacklevel=3)
 
 
-def _half_means(scores: Scores, endpoints: Endpoints) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean qualities of random halves of the items: the half that chooses [R, S, P] and, at T only, the half that scores [R, P]."""
-    if len(scores.items) < MIN_ITEMS:
-        return None
+def _regret(scores: Scores, endpoints: Endpoints, members: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Per set of placements: regret of choosing at each step [S], its interval, and that of a random choice.
+
+    The mean over random halves of the items, one to choose and one to score, is smooth in the items, so leaving out groups of them gives
+    its error; the spread between halves would be that of a single half.
+    """
     rng = np.random.default_rng([endpoints.seed, 1 << 20])
     masks = uncertainty.split_halves(scores.tasks, endpoints.resamples, rng)
-    quality = scores.quality - scores.quality.mean(axis=1, keepdims=True)  # regret is a difference between placements
-    S, P, I = quality.shape
-    chooses = uncertainty.item_weights(masks, scores.tasks).astype(np.float32)
-    scoring = uncertainty.item_weights(~masks, scores.tasks)
-    return (chooses @ quality.reshape(S * P, I).T.astype(np.float32)).reshape(-1, S, P), scoring @ quality[-1].T
-
-
-def _regret(choices: tuple[np.ndarray, np.ndarray], member: np.ndarray, level: float) -> dict[str, np.ndarray]:
-    """Regret of choosing at each step [S], its half-sampling percentile interval, and that of a random choice."""
-    chooses, scored = choices[0][:, :, member], choices[1][:, member]
-    chosen = chooses.argmax(axis=2)  # [R, S]
-    picked = np.take_along_axis(scored, chosen, axis=1)
-    regret = picked[:, -1:] - picked
-    low, high = np.quantile(regret, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    random = float((picked[:, -1] - scored.mean(axis=1)).mean())
-    return {"regret": regret.mean(axis=0), "regret_lo": low, "regret_hi": high, "regret_random": np.full(regret.shape[1], random)}
+    group = uncertainty.item_groups(scores.tasks, endpoints.groups, rng)
+    S, P, I = scores.quality.shape
+    order = np.argsort(scores.cost, kind="stable")  # bands become slices, which need no copies
+    starts = [int(np.flatnonzero(member[order])[0]) for member in members]
+    slices = [slice(start, start + int(member.sum())) for start, member in zip(starts, members, strict=True)]
+    quality = scores.quality[:, order]
+    flat = np.ascontiguousarray((quality - quality.mean(axis=1, keepdims=True)).reshape(S * P, I).T, dtype=np.float32)
+    kept = [np.ones(I, dtype=bool)] + [group != g for g in range(group.max() + 1)]
+    found = np.empty((len(kept), len(members), S + 1))
+    for number, keep in enumerate(kept):
+        chooses, scoring = (uncertainty.item_weights(m & keep, scores.tasks).astype(np.float32) for m in (masks, ~masks))
+        seen, scored = (chooses @ flat).reshape(-1, S, P), scoring @ flat[:, -P:]
+        for band, member in enumerate(slices):
+            picked = np.take_along_axis(scored[:, member], seen[:, :, member].argmax(axis=2), axis=1)  # [resamples, S]
+            found[number, band, :S] = (picked[:, -1:] - picked).mean(axis=0)
+            found[number, band, S] = (picked[:, -1] - scored[:, member].mean(axis=1)).mean()
+    estimate, left = found[0], found[1:]
+    error = np.sqrt((len(left) - 1) * left.var(axis=0))
+    wide = stats.t.ppf((1 + endpoints.level) / 2, len(left) - 1) * error
+    return [
+        {"regret": e[:S], "regret_lo": (e - w)[:S], "regret_hi": (e + w)[:S], "regret_random": np.full(S, e[S])}
+        for e, w in zip(estimate, wide, strict=True)
+    ]
 
 
 def _band_rows(
@@ -196,7 +222,7 @@ def _band_rows(
     hi: float,
     member: np.ndarray,
     sampled: float,
-    choices: tuple[np.ndarray, np.ndarray] | None,
+    regret: dict[str, np.ndarray],
     equal_cost: bool,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
@@ -208,15 +234,15 @@ def _band_rows(
     }  # fmt: skip
     columns |= dict.fromkeys(COLUMNS[len(columns) :], nothing)
     columns |= {"level": endpoints.level, "sampled": sampled}
-    if P < endpoints.min_placements:
+    if endpoints.min_placements > P:
         if P:
             _warn(scores, f"cost {lo:.4g} to {hi:.4g} holds {P} placements, {endpoints.min_placements} are needed: no verdict there")
         return pd.DataFrame(columns, index=range(S))
     quality = scores.quality[:, member]
     columns |= _point_statistics(quality, endpoints)
-    if choices is not None:
-        columns |= _regret(choices, member, endpoints.level)
-        if P > endpoints.max_placements:
+    columns |= regret
+    if I >= MIN_ITEMS:
+        if endpoints.max_placements < P:
             thinned = np.sort(rng.choice(P, endpoints.max_placements, replace=False))
             quality, member = quality[:, thinned], member[thinned]
         cost = np.asarray(scores.cost)[member] if equal_cost else None
@@ -272,7 +298,10 @@ def _agreement(
     band_lo, band_hi = _ratio_interval(a, variance, together)
     if np.isnan(a.rho).any():
         noisy = ", ".join(str(s) for s in scores.steps[np.isnan(a.rho)])
-        _warn(scores, f"cost {band[0]:.4g} to {band[1]:.4g}: item noise hides the ranking at step {noisy}, the ratio to the ceiling is unknown")
+        _warn(
+            scores,
+            f"cost {band[0]:.4g} to {band[1]:.4g}: item noise hides the ranking at step {noisy}, the ratio to the ceiling is unknown",
+        )
     reliability = uncertainty.spearman_brown(a.r_half)
     ceiling_half = 2 / np.pi * np.arcsin(np.minimum(a.attenuation, 1))
     return {
@@ -291,7 +320,7 @@ def _ratio_interval(a: uncertainty.Agreement, variance: np.ndarray, quantile: fl
 COLUMNS = (
     "run", "step", "tokens", "band_lo", "band_hi", "n_placements", "n_items", "tau", "tau_lo", "tau_hi", "tau_cross", "ceiling", "ratio",
     "ratio_lo", "ratio_hi", "regret", "regret_lo", "regret_hi", "decision_accuracy", "topk_overlap", "regret_random", "topk_chance",
-    "decision_random", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability", "decisive_accuracy", "decisive_share",
-    "weighted_tau", "rbo", "top_k", "level", "sampled",
+    "decision_random", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability", "decisive_accuracy",
+    "decisive_share", "weighted_tau", "rbo", "top_k", "level", "sampled",
 )  # fmt: skip
 """Columns of stability.csv, in order."""

@@ -181,34 +181,34 @@ def agreement(
     raw = _items_first(quality - quality.mean(axis=1, keepdims=True))  # an item's level ranks nothing, and would cost float32 its digits
     fair = raw if cost is None else _items_first(at_equal_cost(quality, cost))
 
+    kept = np.concatenate([np.ones((1, I), dtype=bool), group != np.arange(number)[:, None]])  # everything, then without each group
+
     def means(flat: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        return (item_weights(chosen, tasks) @ flat).reshape(len(chosen), S, P)
+        """chosen [..., I] -> [..., S, P]"""
+        weights = item_weights(chosen.reshape(-1, I), tasks)
+        return (weights @ flat).reshape(*chosen.shape[:-1], S, P)
 
-    def observed(keep: np.ndarray) -> list[np.ndarray]:
-        full = means(raw, keep[None])
-        return _pair_products(full, full)
-
-    def across(keep: np.ndarray) -> list[np.ndarray]:
-        return _pair_products(means(fair, masks & keep), means(fair, ~masks & keep))
-
-    everything = np.ones(I, dtype=bool)
-    kept = [group != g for g in range(number)]
-    first, second = means(fair, masks), means(fair, ~masks)
-    base = observed(everything)
+    full = _ranks(means(raw, kept[:, None]))  # [1 + groups, 1, S, P]
+    products = (_pair_products(r, r) for r in full)
+    base = next(products)
     tau, _ = _tau_b(base, 1)
-    tau_cov = _two_way(_tau_slopes(base, 1), base, (observed(k) for k in kept), number, fraction)
-    base = across(everything)
+    tau_cov = _two_way(_tau_slopes(base, 1), base, products, number, fraction)
+
+    first, second = means(fair, masks & kept[:, None]), means(fair, ~masks & kept[:, None])  # [1 + groups, halves, S, P]
+    r_half = half_correlation(first[0], second[0])
+    products = (_pair_products(a, b) for a, b in zip(_ranks(first), _ranks(second), strict=True))
+    base = next(products)
     tau_cross, tau_within = _tau_b(base, halves)
     r = np.sin(np.pi / 2 * tau_within)
     usable = (r * r[-1] > LEAST_RELIABLE) & (r > 0)
     attenuation = np.sqrt(np.where(usable, r * r[-1], np.nan))
     rho = np.sin(np.pi / 2 * tau_cross) / attenuation
     with np.errstate(invalid="ignore"):
-        rho_cov = _two_way(_rho_slopes(base, halves), base, (across(k) for k in kept), number, fraction)
+        rho_cov = _two_way(_rho_slopes(base, halves), base, products, number, fraction)
     rho[-1] = 1.0 if usable[-1] else np.nan
     rho_cov[-1] = rho_cov[:, -1] = 0
     degrees = round((1 - fraction) * (P - 1) + fraction * (number - 1))
-    return Agreement(tau, tau_cov, tau_cross, half_correlation(first, second), attenuation, rho, rho_cov, degrees)
+    return Agreement(tau, tau_cov, tau_cross, r_half, attenuation, rho, rho_cov, degrees)
 
 
 def at_equal_cost(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -227,7 +227,7 @@ def _items_first(quality: np.ndarray) -> np.ndarray:
 
 
 def _ranks(means: np.ndarray) -> np.ndarray:
-    """[..., P] -> int16 ranks with ties, low to high; what differs by rounding only is tied. Ranks compare several times faster than floats."""
+    """[..., P] -> int16 ranks with ties, low to high; what differs by rounding only is tied. They compare faster than floats."""
     order = np.argsort(means, axis=-1)
     ordered = np.take_along_axis(means, order, axis=-1)
     steps = np.diff(ordered, axis=-1, prepend=ordered[..., :1]) > 1e-10 * np.abs(means).max(axis=-1, keepdims=True)
@@ -243,15 +243,14 @@ def _signs(rank: np.ndarray) -> np.ndarray:
 
 
 def _pair_products(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-    """Halves [H, S, P] twice -> sign products per ordered pair, summed over halves and both directions, small integers [S, P, P] each:
+    """Ranks in both halves [H, S, P] twice -> sign products per ordered pair, summed over halves and directions, small integers [S, P, P]:
     cross (t in one half, T in the other), within (t in both) and untied (pairs untied at t; [1, 1, 1] zero where nothing is tied)."""
     H, S, P = first.shape
-    ranks_a, ranks_b = _ranks(first), _ranks(second)
-    ties = min(ranks_a.max(axis=-1).min(), ranks_b.max(axis=-1).min()) < P - 1
+    ties = min(first.max(axis=-1).min(), second.max(axis=-1).min()) < P - 1
     kind = np.int8 if H <= 31 else np.int16  # differences of two such sums must fit
     cross, within = np.zeros((S, P, P), kind), np.zeros((S, P, P), kind)
     tied = np.zeros((S, P, P) if ties else (1, 1, 1), kind)
-    for a, b in zip(ranks_a, ranks_b, strict=True):
+    for a, b in zip(first, second, strict=True):
         x = _signs(a)
         y = x if first is second else _signs(b)
         cross += x * y[-1]

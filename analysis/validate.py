@@ -1,4 +1,6 @@
-"""Do the estimates and intervals hold in worlds whose truth is known? ``python -m analysis.validate [repetitions=500] [out=results/validation]``
+"""Do the estimates and intervals hold in worlds whose truth is known?
+
+``python -m analysis.validate [repetitions=500] [out=results/validation]``
 
 Writes, one row per world and step (or verdict), with n, seed and level:
 - intervals.csv: truth, mean estimate, bias, spread and coverage of ratio and tau, pointwise and for all steps at once, and of the
@@ -155,7 +157,7 @@ def slopes(repetitions: int, seed: int = SEED) -> pd.DataFrame:
         for name, values in found.items():
             mean, low, high = uncertainty.across_seeds(np.array(values), ENDPOINTS.level)
             rows += [
-                {"slope": slope, "compared": name, "step": s, "truth_at_equal_cost": flat[s], "ratio": mean[s], "ratio_lo": low[s], "ratio_hi": high[s]}
+                {"slope": slope, "compared": name, "step": s, "truth": flat[s], "ratio": mean[s], "ratio_lo": low[s], "ratio_hi": high[s]}
                 for s in range(len(flat) - 1)
             ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -177,7 +179,9 @@ def main(repetitions: int = 500, out: str | Path = "results/validation") -> None
             _append(out / "regret.csv", regrets(world, runs), world, mark)
         _append(out / "intervals.csv", frame, world, mark)
         _append(out / "verdicts.csv", verdicts(world, runs, truth, ENDPOINTS.threshold), world, mark)
-        print(f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True)
+        print(
+            f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True
+        )
     fewer = {**mark, "n": max(2, repetitions // 10)}
     if not _has(out / "slope.csv", "slopes", fewer):
         _append(out / "slope.csv", slopes(fewer["n"]), World("slopes", placements=240), fewer)

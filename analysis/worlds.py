@@ -105,7 +105,7 @@ def true_tau(world: World, rng: np.random.Generator, n: int = 20_000, repeats: i
 
 
 def observed_tau(world: World) -> np.ndarray:
-    """τ of each step with the last as seen on the world's number of items, same items at both steps -> [S]; worlds with normal quality only.
+    """τ of each step with the last as seen on the world's items, the same at both steps -> [S]; worlds with normal quality only.
 
     Attenuated by the noise and inflated by what the steps share: correlation (ρ + s²/I) / (1 + (s² + n²)/I).
     """
@@ -120,16 +120,17 @@ WORLDS = {
     world.name: world
     for world in (
         World("planted"),
+        World("settled", correlation=(1.0, 1.0, 1.0, 1.0, 1.0), noise=0.5, shared=0.5),
+        World("random", correlation=(0.0, 0.0, 0.0, 0.0, 1.0)),
         World("noisy", noise=3.0, shared=3.0),
         World("structured", noise=1.0, shared=1.0, structured=3.0),
-        World("many", placements=128, noise=1.5, shared=1.5, structured=1.0),
         World("slope", cost_slope=2.0, band=(0.31, 0.48)),
-        World("ties", levels=0.25),
+        World("ties", levels=0.1),
         World("skewed", skewed=True),
         World("all", layers=3),
         World("quarter", layers=4),
-        World("null", correlation=(0.0, 0.0, 0.0, 0.0, 1.0)),
-        World("settled", correlation=(1.0, 1.0, 1.0, 1.0, 1.0), noise=0.5, shared=0.5),
+        World("coarse ties", levels=0.25),
+        World("many", placements=96, noise=1.5, shared=1.5, structured=1.0),
     )
 }
 """The worlds of the committed validation table. ``all`` and ``quarter``: 64 placements of a population of 64 and of 256."""

@@ -21,9 +21,10 @@ class Metrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         drop_metrics_from(self.folder, module.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = module.global_step - 1
-        row = {"step": step, "tokens": module.tokens_seen, "placement": str(draw(module.config.distill, module.student.config, module.config.seed, step))}
+        placement = draw(module.config.distill, module.student.config, module.config.seed, step)
+        row = {"step": step, "tokens": module.tokens_seen, "placement": str(placement)}
         append_metrics(self.folder, row | {name: float(value) for name, value in outputs.items()})
 
 
@@ -66,7 +67,7 @@ class Bar(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.bar = progress(None, "distill", total=trainer.max_steps, initial=module.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
         self.bar.update()
 

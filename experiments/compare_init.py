@@ -149,18 +149,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-count", type=int, default=None, help="first items of --train (default: all)")
     parser.add_argument("--count", type=int, default=None, help="first items of --items (default: all)")
     parser.add_argument("--length", type=int, default=256, help="tokens of a calibration row")
-    parser.add_argument("--every", type=int, default=4, help="replace every n-th layer and the last")
+    parser.add_argument("--layers", type=int, nargs="+", default=None, help="layers to replace, one at a time (default: all)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the measurements; calibration is float32")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     a = arguments(argv)
-    if a.length < 2 or a.every < 1:
-        raise ValueError(f"--length is {a.length} and --every {a.every}: give at least 2 and 1")
+    if a.length < 2:
+        raise ValueError(f"--length is {a.length}: give at least 2 tokens")
     teacher = load_teacher(a.teacher)
-    last = teacher.config.layers - 1
-    layers = sorted({*range(0, last + 1, a.every), last})
+    layers = sorted(set(a.layers if a.layers is not None else range(teacher.config.layers)))
+    if not 0 <= layers[0] <= layers[-1] < teacher.config.layers:
+        raise ValueError(f"--layers is {layers}: give numbers from 0 to {teacher.config.layers - 1}")
     frame = compare(teacher, read_items(a.train, a.train_count), read_items(a.items, a.count), a.length, layers, getattr(torch, a.dtype))
     a.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = a.out.with_suffix(".tmp")

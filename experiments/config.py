@@ -117,16 +117,16 @@ def check(config: DictConfig) -> Config:
             raise ValueError(f"{key} is {value}: give a positive number")
     typed: Config = OmegaConf.to_object(config)
     if typed.data.prompt >= typed.data.length:
-        raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower data.prompt")
+        raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower it")
     if typed.distill.checkpoints < 2:
         raise ValueError(f"distill.checkpoints is {typed.distill.checkpoints}: give at least 2, the first and the last")
     model = model_config(typed)
     unknown = sorted(set(typed.distill.train_mixers) - set(model.mixers))
     if unknown or not typed.distill.train_mixers:
-        raise ValueError(f"distill.train_mixers is {typed.distill.train_mixers!r}: choose from the letters of model.mixers={model.mixers!r}")
+        raise ValueError(f"distill.train_mixers is {typed.distill.train_mixers!r}: choose letters of model.mixers={model.mixers!r}")
     if typed.distill.sampler in ("targeted", "hybrid") and not typed.distill.presets:
-        raise ValueError(f"distill.sampler={typed.distill.sampler} cycles over presets and distill.presets is empty: "
-                         f"give placements of {model.layers} letters, e.g. distill.presets=[{'F' * model.layers},{'G' * model.layers}]")  # fmt: skip
+        example = f"distill.presets=[{'F' * model.layers},{'G' * model.layers}]"
+        raise ValueError(f"distill.sampler={typed.distill.sampler} cycles over distill.presets, which is empty: give some, e.g. {example}")
     return typed
 
 
@@ -159,7 +159,8 @@ def run_dir(config: Config) -> Path:
 
 
 def teacher_dir(config: Config) -> Path:
-    return Path(config.cache) / "teachers" / f"{config.scale}-{digest(config.teacher, model_config(config).replace(mixers='F'), teacher_data(config))}"
+    determined_by = (config.teacher, model_config(config).replace(mixers="F"), teacher_data(config))
+    return Path(config.cache) / "teachers" / f"{config.scale}-{digest(*determined_by)}"
 
 
 def teacher_data(config: Config) -> DataConfig | str:

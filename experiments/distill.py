@@ -1,6 +1,8 @@
 """``python -m experiments.distill scale=...``: stochastic distillation of the supernet from its frozen teacher."""
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +61,8 @@ class Distillation(L.LightningModule):
             progress = (step - o.warmup) / max(1, o.steps - o.warmup)
             return o.final_lr + (1 - o.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -94,6 +97,12 @@ def checkpoint_dir(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:06d}"
 
 
+def quiet_lightning() -> None:
+    """Its banners, and its surprise that a frozen teacher is in eval mode, say nothing about this run."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*(eval mode at the start of training|LeafSpec|does not have many workers).*")
+
+
 def distill(config: Config) -> None:
     """Train what is missing of a run's checkpoints. Killed at any moment, the same command continues to the same numbers."""
     folder, steps = run_dir(config), checkpoint_steps(config.distill)
@@ -104,6 +113,7 @@ def distill(config: Config) -> None:
     frozen_dtype = torch.bfloat16 if config.distill.precision == "bf16-mixed" else torch.float32
     teacher = load_frozen(config, torch.float32)
     items = read_items(train_path, config.data.train)
+    quiet_lightning()
     with status(folder, "distill"):
         write_config(folder, config)
         model = model_config(config)

@@ -25,8 +25,9 @@ def select(config: Config) -> pd.DataFrame:
                              "choose mixed, local, counts or band with num_placements=...")  # fmt: skip
         return table([(p, "exhaustive") for p in exhaustive(model.layers, model.mixers)])
     if name in SAMPLERS:
-        if not 1 <= config.num_placements <= len(model.mixers) ** model.layers // 2:
-            raise ValueError(f"num_placements is {config.num_placements}: give 1 to {len(model.mixers) ** model.layers // 2} for placements={name}")
+        most = len(model.mixers) ** model.layers // 2  # drawing more of them without repetition would take for ever: use exhaustive
+        if not 1 <= config.num_placements <= most:
+            raise ValueError(f"num_placements is {config.num_placements}: give 1 to {most} for placements={name}")
         chosen: dict[Placement, str] = {}
         for placement, source in stream(name, model, np.random.default_rng([config.placement_seed, 2])):
             chosen.setdefault(placement, source)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its numbers: status.json, manifest.json, metrics.jsonl, config.yaml. Every file is written whole or not at all."""
+"""What a run leaves beside its numbers: status.json, manifest.json, metrics.jsonl, config.yaml. Files appear whole or not at all."""
 
 import importlib.metadata
 import json
@@ -86,7 +86,8 @@ def environment() -> dict[str, object]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    git = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "git": git.stdout.strip() or "unknown",

@@ -1,12 +1,15 @@
 """``python -m experiments.report scale=...``: the report of the run that these options name, by ``analysis.report``."""
 
-from analysis.report import write_report
+import sys
+
+from analysis.report import main
 from experiments.config import Config, run_dir
 from experiments.entry import run
 
 
 def report(config: Config) -> None:
-    write_report(run_dir(config))
+    if main([str(run_dir(config))]):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from supernet.checkpoint import load_trained
 from supernet.decoder import Supernet
 from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
 
+REMEDY = "run python -m experiments.distill with the same options"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -51,8 +53,8 @@ def sweep(config: Config) -> None:
     asked = config.steps or checkpoint_steps(config.distill)
     unknown = sorted(set(asked) - set(steps) - set(scored))
     if unknown:
-        have = f"it has {', '.join(map(str, steps))}: choose from these or " if steps else ""
-        raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}run python -m experiments.distill with the same options")
+        have = f"choose from {', '.join(map(str, steps))} or " if steps else ""
+        raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}{REMEDY}")
     placements = merge(folder / "placements.parquet", wanted)
     items = read_items(data_dir(config) / "items.parquet", config.items or config.data.items)
     parts = plan(config, folder, sorted({*asked, *scored}), list(placements["placement"]), items, device)
@@ -61,7 +63,7 @@ def sweep(config: Config) -> None:
         return
     missing = sorted({part.step for part in parts} - set(steps))
     if missing:
-        raise ValueError(f"{folder} lacks scores at step {', '.join(map(str, missing))} and has no checkpoint there: run python -m experiments.distill")
+        raise ValueError(f"{folder} lacks scores at step {', '.join(map(str, missing))} and has no checkpoint there: {REMEDY}")
     with status(folder, "sweep"):
         write_placements(placements, folder / "placements.parquet")
         teacher = load_frozen(config, torch.float32)
@@ -127,7 +129,8 @@ def scored_pairs(path: Path) -> list[tuple[str, str]]:
     try:
         table = pq.read_table(path, columns=["placement", "item"])
     except Exception as error:
-        raise ValueError(f"{path} is truncated or not a score table ({str(error).splitlines()[0]}): delete it and run the sweep again") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
     return list(zip(table["placement"].to_pylist(), table["item"].to_pylist(), strict=True))
 
 
@@ -156,8 +159,9 @@ def report_work(folder: Path, model: Supernet, work: Counts, least: int, seconds
     fields = {"layer_evaluations": work.layer_evaluations, "distinct_prefixes": least, "flops": work.flops, "seconds": round(seconds, 2),
               "flops_per_second": work.flops / seconds, "matmul_flops_per_second": peak}  # fmt: skip
     update_manifest(folder, sweep=fields)
-    print(f"sweep: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in {seconds:.1f} s: "
-          f"{work.flops / seconds / 1e9:.1f} GFLOP/s, {work.flops / seconds / peak:.0%} of this machine's matmul rate")  # fmt: skip
+    rate = work.flops / seconds
+    print(f"sweep: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in "
+          f"{seconds:.1f} s: {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of this machine's matmul rate")  # fmt: skip
 
 
 def matmul_rate(model: Supernet, size: int = 1024, repeats: int = 10) -> float:

@@ -1,7 +1,7 @@
 """Sequences for the ``tiny`` scale that separate the mixers, the teacher trained on them, and its own traces.
 
 Three tasks: ``recall`` of key-value pairs from beyond the sliding window, ``local`` periodic patterns inside it, and ``state``,
-sums modulo 8 that run on between the places where they are shown.
+sums modulo 4 that run on between the places where they are shown.
 """
 
 import numpy as np
@@ -16,8 +16,9 @@ from supernet.scoring import Item
 
 VOCAB = 64
 BEGIN = {"recall": 0, "local": 1, "state": 2}
+SUM = 4
 SHOW = 3  # "the sum so far is ..."
-KEYS, VALUES, SYMBOLS, DIGITS = np.arange(8, 28), np.arange(28, 48), np.arange(8, 48), np.arange(48, 56)
+KEYS, VALUES, SYMBOLS, DIGITS = np.arange(8, 28), np.arange(28, 48), np.arange(8, 48), np.arange(48, 52)
 
 
 def recall(length: int, rng: np.random.Generator) -> list[int]:
@@ -43,11 +44,11 @@ def local(length: int, rng: np.random.Generator) -> list[int]:
 
 
 def state(length: int, rng: np.random.Generator) -> list[int]:
-    """Digits; after each, with probability 1/2, the sum of all digits so far modulo 8 behind a marker."""
+    """Digits; after each, with probability 1/2, the sum of all digits so far modulo 4 behind a marker."""
     out, total = [BEGIN["state"]], 0
     while len(out) < length:
-        digit = int(rng.integers(8))
-        total = (total + digit) % 8
+        digit = int(rng.integers(SUM))
+        total = (total + digit) % SUM
         out.append(int(DIGITS[digit]))
         if rng.random() < 0.5:
             out += [SHOW, int(DIGITS[total])]
@@ -99,9 +100,13 @@ def sample_traces(net: Supernet, data: DataConfig, count: int, rng: np.random.Ge
     for _ in progress(range(data.length - data.prompt), "traces"):
         probabilities = net.head(net.features(tokens, placement)[0][:, -1]).softmax(-1)
         tokens = torch.cat([tokens, torch.multinomial(probabilities, 1, generator=generator)], 1)
-    return [Item(f"{task}-{i:05d}", task, row, data.prompt) for i, (task, row) in enumerate(zip(tasks, tokens, strict=True))]
+    return as_items(tokens, tasks, data.prompt)
 
 
 def training_items(data: DataConfig, rng: np.random.Generator) -> list[Item]:
     tokens, tasks = sequences(data.train, data.length, rng)
-    return [Item(f"{task}-{i:05d}", task, torch.from_numpy(row), data.prompt) for i, (task, row) in enumerate(zip(tasks, tokens, strict=True))]
+    return as_items(torch.from_numpy(tokens), tasks, data.prompt)
+
+
+def as_items(tokens: torch.Tensor, tasks: list[str], prompt: int) -> list[Item]:
+    return [Item(f"{task}-{i:05d}", task, row, prompt) for i, (task, row) in enumerate(zip(tasks, tokens, strict=True))]

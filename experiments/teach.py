@@ -41,9 +41,10 @@ def make_teacher(config: Config) -> Supernet:
     if config.teacher.source == "trained":
         return train_teacher(model, config.teacher, config.data)
     teacher = from_hugging_face(*hugging_face_location(config), window=model.window)
-    different = [f"{k}={v} (teacher: {getattr(teacher.config, k)})" for k, v in vars(model.replace(mixers="F")).items() if getattr(teacher.config, k) != v]
+    its = vars(teacher.config)
+    different = [f"{k}={v} (teacher: {its[k]})" for k, v in vars(model.replace(mixers="F")).items() if its[k] != v]
     if different:
-        raise ValueError(f"the teacher {describe(config)} does not fit the scale's model: {', '.join(different)}: correct model.* or the teacher")
+        raise ValueError(f"the teacher {describe(config)} does not fit model: {', '.join(different)}: correct model.* or the teacher")
     return teacher
 
 
@@ -62,7 +63,7 @@ def make_items(config: Config, name: str) -> list[Item]:
     path, gguf = hugging_face_location(config)
     count = data.items if name == "items" else data.train
     return make_traces(path, gguf, tasks=data.tasks, count=count, prompt_tokens=data.prompt, length=data.length, seed=data.seed,
-                       split=name, batch=32, progress=True)  # fmt: skip
+                       split=name, batch=min(count, 136), progress=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def make_items(
 ) -> list[Item]:
     """``count`` sequences, the tasks in turn (so the first n are balanced too): a chat prompt of at most ``prompt_tokens`` and a trace.
 
-    Traces are the teacher's, sampled at temperature 1 (its distribution itself); they end with the end-of-turn token or at ``length`` tokens,
+    Traces are the teacher's, sampled at temperature 1 (its distribution itself), and end with its end token or at ``length`` tokens,
     prompt included. A prompt's text decides its split by hash, so "train" and "items" never share one, whatever the seeds.
     Raises ValueError on unknown tasks or splits, on lengths that leave no room, or when a task has too few fitting prompts.
     """
@@ -48,7 +48,7 @@ def make_items(
         raise ValueError(f"{count} sequences of {len(tasks)} tasks were asked: give at least one task and one sequence for each")
     if length < prompt_tokens + SHORTEST:
         raise ValueError(
-            f"data.length={length} leaves no room for a trace after data.prompt_tokens={prompt_tokens}: raise it by {SHORTEST} or more"
+            f"data.length={length} leaves no room for a trace after data.prompt={prompt_tokens}: raise it by {SHORTEST} or more"
         )
     wanted = {task: count // len(tasks) + (i < count % len(tasks)) for i, task in enumerate(tasks)}
     datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
@@ -107,7 +107,7 @@ def prompts(
         if len(tokens) <= prompt_tokens:
             yield index, tokens
     raise ValueError(
-        f"task {task!r} gave too few prompts of at most {prompt_tokens} tokens in {len(dataset)}: raise data.prompt_tokens or drop the task"
+        f"task {task!r} gave too few prompts of at most {prompt_tokens} tokens in {len(dataset)}: raise data.prompt or drop the task"
     )
 
 

@@ -62,7 +62,8 @@ def sample_counts(layers: int, rng: np.random.Generator, letters: str = LETTERS)
     """
     bars = np.sort(rng.choice(layers + len(letters) - 1, size=len(letters) - 1, replace=False))
     counts = np.diff(np.concatenate([[-1], bars, [layers + len(letters) - 1]])) - 1
-    return Placement("".join(rng.permutation(list("".join(c * int(n) for c, n in zip(letters, counts))))), letters=letters)
+    sorted_letters = [letter for letter, count in zip(letters, counts, strict=True) for _ in range(count)]
+    return Placement("".join(rng.permutation(sorted_letters)), letters=letters)
 
 
 def sample_band(

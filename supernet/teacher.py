@@ -68,7 +68,7 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
         tied=c.tie_word_embeddings,
         qkv_bias=c.model_type == "qwen2",
         rope_theta=float(c.rope_parameters["rope_theta"]),
-        norm_eps=c.rms_norm_eps,
+        norm_eps=float(f"{c.rms_norm_eps:.6g}"),  # GGUF keeps it in float32: 9.999999747e-06
         mixers="F",
     )
     tensors = {_our_name(name): tensor for name, tensor in hf.state_dict().items()}
@@ -84,7 +84,7 @@ def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype) -> "PreTra
     except ImportError:
         raise ValueError("a Hugging Face or GGUF teacher needs transformers: pip install .[llm]") from None
     if gguf_file and not (Path(path) / gguf_file).is_file():
-        raise ValueError(f"no GGUF file {Path(path) / gguf_file}: set teacher.path and teacher.gguf_file to an existing folder and file")
+        raise ValueError(f"no GGUF file {Path(path) / gguf_file}: set teacher.path and teacher.gguf to an existing folder and file")
     hub_trouble = "" if Path(path).is_dir() else _hub_trouble(path)
     where = {"local_files_only": bool(hub_trouble)} | ({"gguf_file": gguf_file} if gguf_file else {})
     quantization = {"quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}

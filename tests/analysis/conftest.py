@@ -81,17 +81,17 @@ def make_example() -> Scores:
     return simulate(rng, layers=5, n_placements=160, n_items=20, steps=steps, scale="example", run="simulated")
 
 
-@pytest.fixture(name="simulate")
+@pytest.fixture(name="simulate", scope="session")
 def simulate_fixture():
     return simulate
 
 
-@pytest.fixture(name="frame_of")
+@pytest.fixture(name="frame_of", scope="session")
 def frame_of_fixture():
     return frame_of
 
 
-@pytest.fixture(name="write_run")
+@pytest.fixture(name="write_run", scope="session")
 def write_run_fixture():
     return write_run
 

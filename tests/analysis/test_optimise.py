@@ -58,18 +58,17 @@ def assert_equal_to_brute_force(landscape, coefficients, k, constraints):
     assert np.allclose(landscape.value(list(table["placement"])), table["predicted"], atol=1e-9)
     assert np.allclose(placement_costs(list(table["placement"]), coefficients), table["cost"])
     assert (table["cost"] <= table["budget"] + 1e-9).all()
-    rows = {round(b * 100): g.sort_values("rank") for b, g in table.groupby("budget")}
+    listed: dict[int, list] = {}
+    for row in table.itertuples():
+        listed.setdefault(round(row.budget * 100), []).append(row)
     now, previous = None, None
-    for cents in range(min(truth), max(truth) + 1):  # every budget, also those at which nothing changes
-        expected = truth.get(cents, previous)
-        now = rows.get(cents, now)
-        changed = cents in rows
-        assert list(now["rank"]) == list(range(1, len(expected) + 1))
-        assert now["placement"].is_unique
-        assert np.allclose(now["predicted"], [v for v, _ in expected], atol=1e-9)
-        assert list(now["placement"]) == [p for _, p in expected]
-        assert changed == (expected != previous)
+    for cents, expected in truth.items():  # every cost that occurs; at budgets between them nothing can change
+        assert (cents in listed) == (expected != previous)
+        now = listed.get(cents, now)
+        assert [row.rank for row in now] == list(range(1, len(expected) + 1))
+        assert [row.placement for row in now] == [p for _, p in expected]
         previous = expected
+    assert set(listed) <= set(truth)
 
 
 @st.composite
@@ -85,7 +84,7 @@ def constraint_sets(draw, layers, letters):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 7]), st.sampled_from(["FSKG", "FSK", "FG", "FSKGX"]))
 def test_equals_brute_force_under_any_constraints(data, layers, seed, k, letters):
     rng = np.random.default_rng(seed)
@@ -97,7 +96,7 @@ def test_equals_brute_force_under_any_constraints(data, layers, seed, k, letters
 
 @pytest.mark.parametrize("constraints", [Constraints(), Constraints(at_least={"F": 2}, forbidden_at={3: "K"}, no_singletons=True)])
 def test_equals_brute_force_at_seven_layers(constraints):
-    assert_equal_to_brute_force(random_landscape(7, np.random.default_rng(1)), COST, 10, constraints)
+    assert_equal_to_brute_force(random_landscape(7, np.random.default_rng(1)), COST, 4, constraints)
 
 
 @pytest.mark.slow

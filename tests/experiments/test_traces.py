@@ -90,7 +90,7 @@ def test_splits_share_no_prompt_even_across_seeds(folder):
         ({"split": "test"}, "'test'"),
         ({"tasks": []}, "at least one task"),
         ({"length": PROMPT}, f"data.length={PROMPT}"),
-        ({"prompt": 10}, "data.prompt_tokens"),
+        ({"prompt": 10}, "data.prompt"),
     ],
 )
 def test_bad_requests_are_one_line(folder, given, words):

@@ -1,0 +1,58 @@
+"""The τ matrix by sign matrices against scipy in a loop, in one run, and a whole stability table of the tiny scale."""
+
+import resource
+import time
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.ranks import tau_matrix
+from analysis.stability import Endpoints, stability_table
+from analysis.worlds import World, simulate
+
+
+def run(quick: bool = False) -> pd.DataFrame:
+    """Measures one by one (columns: measure, value, unit, target). ``quick`` takes fewer placements and resamples."""
+    checkpoints, placements, repeats = 20, 200 if quick else 1000, 2 if quick else 5
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((checkpoints, placements)) + np.linspace(0, 2, checkpoints)[:, None] * rng.standard_normal(placements)
+    scores[:2] = np.round(scores[:2], 1)  # ties
+    slow, fast = np.inf, np.inf
+    for _ in range(repeats):  # in turns, the best of each: other work on the machine slows both alike
+        start = time.perf_counter()
+        reference = _by_scipy(scores)
+        slow, start = min(slow, time.perf_counter() - start), time.perf_counter()
+        matrix = tau_matrix(scores)
+        fast = min(fast, time.perf_counter() - start)
+    table, cpu = _table(quick)
+    return pd.DataFrame(
+        [
+            (f"tau matrix {checkpoints} x {placements}, scipy in a loop", slow, "s", ""),
+            (f"tau matrix {checkpoints} x {placements}, sign matrices", fast, "s", ""),
+            ("tau matrix, times faster", slow / fast, "ratio", ">= 5"),
+            ("tau matrix, largest difference from scipy", np.abs(matrix - reference).max(), "tau", "<= 1e-12"),
+            (f"stability table {'64 x 4 x 50, 100' if quick else '1024 x 8 x 200, 1000'} resamples, wall clock", table, "s", "<= 45"),
+            ("stability table, processor time", cpu, "s", ""),
+            ("peak memory of the process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", "<= 2"),
+        ],
+        columns=["measure", "value", "unit", "target"],
+    )
+
+
+def _by_scipy(scores: np.ndarray) -> np.ndarray:
+    reference = np.eye(len(scores))
+    for i in range(len(scores)):
+        for j in range(i):
+            reference[i, j] = reference[j, i] = stats.kendalltau(scores[i], scores[j]).statistic
+    return reference
+
+
+def _table(quick: bool) -> tuple[float, float]:
+    """Wall-clock and processor seconds of a stability table of every placement of the tiny scale."""
+    world = World("bench", layers=3 if quick else 5, placements=64 if quick else 1024, items=50 if quick else 200)
+    steps = (0.3, 0.6, 0.9, 1.0) if quick else (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99, 1.0)
+    scores, _ = simulate(World(**{**vars(world), "correlation": steps}), np.random.default_rng(0))
+    start, cpu = time.perf_counter(), time.process_time()
+    stability_table(scores, Endpoints(resamples=100 if quick else 1000, min_placements=4))
+    return time.perf_counter() - start, time.process_time() - cpu

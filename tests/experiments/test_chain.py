@@ -1,0 +1,150 @@
+"""The real commands in a temporary folder: the chain, its repetition, kills in the middle, extension, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.table import load_scores
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def command(name, options):
+    return [sys.executable, "-m", f"experiments.{name}", *options]
+
+
+def call(name, options, expect=0):
+    done = subprocess.run(command(name, options), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def run_folder(options):
+    results = next(o for o in options if o.startswith("results=")).removeprefix("results=")
+    return next((Path(results) / "tiny").iterdir())
+
+
+def table(folder):
+    """All score rows in one order: what must not depend on how the run came about."""
+    frame = pd.concat([pd.read_parquet(p) for p in sorted(folder.glob("scores/*/*.parquet"))])
+    return frame.astype({c: str for c in ("scale", "run", "placement", "item", "task")}).sort_values(["step", "placement", "item"], ignore_index=True)
+
+
+def elsewhere(options, folder):
+    return [f"results={folder}" if o.startswith("results=") else o for o in options]
+
+
+def kill_when(name, options, seen, times=1):
+    """Start the command and kill -9 it as soon as ``seen()`` is true; again, ``times`` times."""
+    for _ in range(times):
+        process = subprocess.Popen(command(name, options), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not seen():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_chain_repeats_and_survives_kills(small, tmp_path):
+    for name in ("teach", "distill", "sweep", "report"):
+        call(name, small)
+    folder = run_folder(small)
+    undisturbed = table(folder)
+    assert len(undisturbed) == 4 * 16 * 6  # checkpoints x placements x items
+    assert set(undisturbed["step"]) == {0, 2, 4, 8}
+    assert list(pd.read_parquet(folder / "placements.parquet").columns) == ["placement", "source", "cost"]
+    assert json.loads((folder / "status.json").read_text())["sweep"]["state"] == "done"
+    assert (folder / "report.md").exists()
+    assert list((folder / "figures").glob("*.png"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(8))
+
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    for name in ("teach", "distill", "sweep"):
+        call(name, small)
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}, "a finished run was touched"
+
+    again = elsewhere(small, tmp_path / "again")
+    checkpoints = tmp_path / "again/tiny" / folder.name / "checkpoints"
+    kill_when("distill", again, lambda: (checkpoints / "resume.ckpt").exists())
+    kill_when("distill", again, lambda: (checkpoints / "step-000004").exists())
+    call("distill", again)
+    scores = tmp_path / "again/tiny" / folder.name / "scores"
+    kill_when("sweep", again, lambda: any(scores.rglob("*.parquet")))
+    kill_when("sweep", again, lambda: len(list(scores.rglob("*.parquet"))) > 3)
+    call("sweep", again)
+    pd.testing.assert_frame_equal(table(run_folder(again)), undisturbed)
+    assert (run_folder(again) / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_more_placements_and_items_extend_the_tables(small):
+    call("teach", small)
+    call("distill", small)
+    few = [*small, "placements=mixed", "num_placements=6", "items=3"]
+    call("sweep", few)
+    folder = run_folder(small)
+    first = table(folder)
+    assert len(first) == 4 * 6 * 3
+    call("sweep", [*small, "placements=exhaustive"])
+    both = table(folder)
+    assert len(both) == 4 * 16 * 6
+    assert load_scores(folder).quality.shape == (4, 16, 6)
+    old = both.merge(first[["step", "placement", "item"]])
+    pd.testing.assert_frame_equal(old.sort_values(["step", "placement", "item"], ignore_index=True), first)
+    assert "complete" in call("sweep", few).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "says"),
+    [
+        ("distill", "seeed=1", "unknown option seeed: choose from scale, seed"),
+        ("distill", "distill.stepps=1", "unknown option distill.stepps: choose from distill.steps"),
+        ("distill", "model.layerz=3", "unknown option model.layerz: choose from model.layers"),
+        ("distill", "+extra=1", "unknown option extra"),
+        ("sweep", "scale=tinny", "Available options in 'scale': 0.5b 135m"),
+        ("sweep", "placements=FFSKG", "has 5 layers, the model has 2"),
+        ("sweep", "placements=FX", "choose from exhaustive, mixed, local, counts, band"),
+        ("sweep", "distill.lr=-1", "distill.lr is -1.0: give a positive number"),
+        ("sweep", "distill.sampler=lokal", "choose from local, counts, targeted, hybrid"),
+        ("sweep", "seed=0", "run python -m experiments.distill"),
+        ("distill", "seed=0", "make it with python -m experiments.teach"),
+        ("teach", "teacher={source: huggingface, path: /no/such/folder}", "/no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line(small, name, option, says):
+    done = call(name, [*small, option], expect=1)
+    assert says in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+
+
+@pytest.mark.slow
+def test_truncated_files_are_named_and_nothing_is_lost(small):
+    for name in ("teach", "distill", "sweep"):
+        call(name, small)
+    folder = run_folder(small)
+    whole = table(folder)
+    part = next(folder.glob("scores/step-000002/*.parquet"))
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    assert part.name in call("sweep", small, expect=1).stderr
+    part.unlink()
+    weights = folder / "checkpoints/step-000002/model.safetensors"
+    saved = weights.read_bytes()
+    weights.write_bytes(saved[: len(saved) // 2])
+    assert "step-000002 is truncated" in call("sweep", small, expect=1).stderr
+    weights.write_bytes(saved)
+    call("sweep", small)
+    pd.testing.assert_frame_equal(table(folder), whole)
+    (folder / "status.json").write_text("{")
+    part.unlink()
+    assert "status.json is not valid JSON" in call("sweep", small, expect=1).stderr
