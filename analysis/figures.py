@@ -243,6 +243,8 @@ def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[st
     """
     for n, label in enumerate(labels):
         rows = comparison[comparison["label"] == label].sort_values("tokens")
+        if rows.empty:
+            continue
         colour = BAND_COLOURS[n % len(BAND_COLOURS)]
         ax.fill_between(rows[axis], rows["ratio_lo"], rows["ratio_hi"], color=colour, alpha=0.15, linewidth=0)
         ax.plot(rows[axis], rows["ratio"], color=colour, marker=MARKERS[n % len(MARKERS)], label=label)

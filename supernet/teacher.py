@@ -8,9 +8,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from supernet.checkpoint import new_folder
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 
@@ -162,25 +161,15 @@ def _assemble(config: SupernetConfig, tensors: dict[str, Tensor], where: str) ->
 def save_teacher(model: Supernet, folder: Path, source: str) -> None:
     """Write an all-FA Supernet (mixers "F") to ``folder``: beside its name, then renamed into place. ``source`` says where it came from."""
     assert model.config.mixers == "F", model.config.mixers
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(f"{folder.name}.{os.getpid()}.{what}.tmp") for what in ("new", "old"))
-    new.mkdir()
-    try:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        if model.config.tied:
-            del tensors["head.weight"]
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    if model.config.tied:
+        del tensors["head.weight"]
+    with new_folder(Path(folder)) as new:
         save_file(tensors, new / "model.safetensors")
         with (new / "model.safetensors").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         (new / "config.json").write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
         (new / "source.json").write_text(json.dumps({"source": source, "sha256": digest}, indent=2) + "\n")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_teacher(folder: Path, dtype: torch.dtype = torch.float32) -> Supernet:

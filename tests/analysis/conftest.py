@@ -1,4 +1,4 @@
-"""Small simulated runs. As a script it writes the shipped example: ``python tests/analysis/conftest.py results/example/scores.parquet``."""
+"""Small simulated runs. As a script it writes the shipped example: see results/example/README.md."""
 
 import itertools
 import json

@@ -35,7 +35,8 @@ def test_the_declared_endpoints_are_the_defaults():
 @pytest.mark.parametrize(
     ("text", "message"),
     [("treshold: 0.9", "treshold"), ("threshold: high", "threshold"), ("level: 1.5", "between 0 and 1"),
-     ("bands: [0.5, 0.2]", "increasing"), ("top_k: 0", "at least 1"), ("bands: 3", "bands"), ("a: [", "not a YAML"), ("- 1", "the keys are")],
+     ("bands: [0.5, 0.2]", "increasing"),
+     ("top_k: 0", "at least 1"), ("bands: 3", "bands"), ("a: [", "not a YAML"), ("- 1", "the keys are")],
 )  # fmt: skip
 def test_bad_endpoints_end_in_one_line(tmp_path, text, message):
     path = tmp_path / "endpoints.yaml"

@@ -1,0 +1,26 @@
+"""``python -m experiments.bench [NAME ...] [--quick]``: one table per benchmark; speeds are ratios measured in the same run."""
+
+import argparse
+
+import pandas as pd
+
+from experiments.bench import optimiser, statistics, sweep
+
+BENCHMARKS = {"sweep": sweep.run, "statistics": statistics.run, "optimiser": optimiser.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in BENCHMARKS:
+            parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")
+    pd.set_option("display.width", 200, "display.max_columns", None, "display.max_colwidth", 60)
+    for name in arguments.names or BENCHMARKS:
+        print(f"\n{name}\n{BENCHMARKS[name](quick=arguments.quick).to_string(index=False)}")
+
+
+if __name__ == "__main__":
+    main()
