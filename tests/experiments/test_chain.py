@@ -35,7 +35,10 @@ def run_folder(options):
 def table(folder):
     """All score rows in one order: what must not depend on how the run came about."""
     frame = pd.concat([pd.read_parquet(p) for p in sorted(folder.glob("scores/*/*.parquet"))])
-    return frame.astype({c: str for c in ("scale", "run", "placement", "item", "task")}).sort_values(["step", "placement", "item"], ignore_index=True)
+    frame = frame.astype({c: str for c in ("scale", "run", "placement", "item", "task")})
+    return frame.sort_values(["step", "placement", "item"], ignore_index=True)
+        ["step", "placement", "item"], ignore_index=True
+    )
 
 
 def elsewhere(options, folder):
