@@ -37,8 +37,6 @@ def table(folder):
     frame = pd.concat([pd.read_parquet(p) for p in sorted(folder.glob("scores/*/*.parquet"))])
     frame = frame.astype({c: str for c in ("scale", "run", "placement", "item", "task")})
     return frame.sort_values(["step", "placement", "item"], ignore_index=True)
-        ["step", "placement", "item"], ignore_index=True
-    )
 
 
 def elsewhere(options, folder):
