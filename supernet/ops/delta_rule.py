@@ -14,6 +14,9 @@ from torch import Tensor
 CHUNK = 16
 """Tokens per chunk: 8 to 32 were measured, on a CPU 16 is fastest."""
 
+BLOCK = 4
+"""Rows of a triangular system that are solved at once."""
+
 STRONG = -60.0
 """A log decay over a chunk that float32 can undo: exp(60) = 1e26, with room for the values that are multiplied by it."""
 
@@ -48,6 +51,25 @@ def _pair_products(q: Tensor, k: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     return pairs[..., 0], pairs[..., 1]
 
 
+def solve_unit_triangular(A: Tensor, rhs: Tensor) -> Tensor:
+    """``X`` with ``(I + tril(A, -1)) X = rhs``: A [..., C, C], of which only what is below the diagonal is read, rhs [..., C, M].
+
+    Forward substitution over blocks of BLOCK rows, in each ``(I + N)^-1 = (I - N)(I + N^2)`` exactly, as N^4 = 0: a few batched
+    products, 4 to 5 times faster than LAPACK's loop over small matrices. Larger blocks cancel: with equal keys, whose A is all ones,
+    16 rows at once lose three digits where blocks of 4 lose none.
+    """
+    rows: list[Tensor] = []
+    for start in range(0, A.shape[-1], BLOCK):
+        stop = start + BLOCK
+        x = rhs[..., start:stop, :]
+        if rows:
+            x = x - A[..., start:stop, :start] @ torch.cat(rows, -2)
+        N = A[..., start:stop, start:stop].tril(-1)
+        x = x - N @ x
+        rows.append(x + N @ (N @ x))
+    return torch.cat(rows, -2)
+
+
 def delta_rule_chunked(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
@@ -77,8 +99,7 @@ def delta_rule_chunked(
         k_to_end = k * (total - G).exp()
     k_to_end, decay_all = k_to_end.mT, total.exp().mT  # [B, H, N, K, C], [B, H, N, K or 1, 1]
     rhs = beta * torch.cat([v, k_down], -1)
-    # Only what is below the diagonal is read. (An explicit inverse by block doubling was not faster and less accurate.)
-    U0, W = torch.linalg.solve_triangular(beta * A_kk, rhs, upper=False, unitriangular=True).split([V, K], -1)
+    U0, W = solve_unit_triangular(beta * A_kk, rhs).split([V, K], -1)
 
     S = q.new_zeros(B, H, K, V) if state is None else state.float()
     states, updates = [], []
