@@ -3,8 +3,8 @@
 Two things are random, the items and the placements. For a statistic that averages over pairs of placements their shares of the variance
 come apart without resampling noise a second time (the percentile bootstrap over items does that, and misses):
 
-- V_P, jackknife over placements with the items fixed. It holds the sampling of placements and the item noise that is independent from
-  placement to placement.
+- V_P, over placements with the items fixed (see ``_placement_covariance``). It holds the sampling of placements and the item noise that
+  is independent from placement to placement.
 - V_I, jackknife over groups of items with the placements fixed: all item noise. Its *pure* part V_I' comes from products over pairs of
   pairs that share no placement: noise that placements have in common (an item that favours all placements with FA in layer 3).
 
@@ -306,6 +306,25 @@ def _rho_slopes(products: list[np.ndarray], halves: int) -> np.ndarray:
     return slopes
 
 
+def _placement_covariance(kernel: np.ndarray, disjoint: float) -> np.ndarray:
+    """Covariance [S, S] over placements of the sum of a kernel [S, P, P] over ordered pairs, whose estimate is 0 (centred).
+
+    Halfway between the jackknife, which counts noise of single pairs twice (Efron & Stein 1981), and the unbiased estimator from
+    products of pairs that share a placement (Hoeffding 1948), whose own noise makes intervals slightly short: measured on settled
+    rankings, where noise of pairs is most of it, they cover 98.5% and 92.5 to 95%.
+    """
+    S, P, _ = kernel.shape
+    rows = _row_sums(kernel)
+    rows -= rows.mean(axis=1, keepdims=True)
+    # leaving out p changes a U-statistic of degree 2 by 2 (row of p) P / (P - 2)
+    jackknife = (2 * P / (P - 2)) ** 2 * (P - 1) / P * (rows @ rows.T)
+    flat = kernel.reshape(S, -1)
+    unbiased = (P * (P - 1)) ** 2 / disjoint * (rows @ rows.T - (flat @ flat.T).astype(np.float64) / 2)
+    wanted = (np.diag(jackknife) + np.maximum(np.diag(unbiased), 0)) / 2
+    scale = np.sqrt(np.divide(wanted, np.diag(jackknife), out=np.zeros(S), where=np.diag(jackknife) > 0))
+    return jackknife * np.outer(scale, scale)
+
+
 def _two_way(slopes: np.ndarray, base: list[np.ndarray], without: Iterator[list[np.ndarray]], groups: int, fraction: float) -> np.ndarray:
     """Covariance over steps [S, S] of a statistic that is a function of sums over pairs of placements, with these derivatives [5, S].
 
@@ -325,12 +344,9 @@ def _two_way(slopes: np.ndarray, base: list[np.ndarray], without: Iterator[list[
             kernel += tied[-1] * column[4]
         return kernel
 
-    rows = _row_sums(linear(*base))  # [S, P]
-    rows -= rows.mean(axis=1, keepdims=True)
-    # leaving out p changes a U-statistic of degree 2 by 2 (row of p) P / (P - 2)
-    placements = (2 * P / (P - 2)) ** 2 * (P - 1) / P * (rows @ rows.T)
     pairs = P * (P - 1) / 2
     disjoint = pairs * (pairs - 2 * (P - 1) + 1)  # ordered pairs of pairs that share no placement
+    placements = _placement_covariance(linear(*base), disjoint)
     items, pure = np.zeros((S, S)), np.zeros((S, S))
     for products in without:
         change = linear(*(a - b for a, b in zip(products, base, strict=True)))

@@ -67,7 +67,7 @@ def intervals(world: World, runs: list, truth: np.ndarray) -> pd.DataFrame:
     return frame
 
 
-def bootstrap(world: World, repetitions: int, resamples: int = 200, seed: int = SEED) -> pd.DataFrame:
+def bootstrap(world: World, repetitions: int, resamples: int = 100, seed: int = SEED) -> pd.DataFrame:
     """What the percentile bootstrap over items would have covered: of the tau that it resamples."""
     estimate, low, high = [], [], []
     for repetition in range(repetitions):

@@ -56,8 +56,11 @@ class ResumeState(L.Callback):
         if time.monotonic() - self.last >= self.seconds:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_suffix(".tmp")
-            trainer.save_checkpoint(temporary)
-            temporary.replace(self.path)
+            try:
+                trainer.save_checkpoint(temporary)
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)  # on a full disk its space is needed to say so in status.json
             self.last = time.monotonic()
 
 

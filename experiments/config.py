@@ -106,7 +106,7 @@ POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.
 
 def check(config: DictConfig) -> Config:
     """The typed configuration. Raises ValueError in one line that names the value, the choices and the remedy."""
-    config = OmegaConf.merge(OmegaConf.structured(Config), config)  # refuses keys that were added with +
+    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(config))  # refuses keys that were added with +
     for key, choices in ONE_OF.items():
         value = OmegaConf.select(config, key)
         if value not in choices:

@@ -1,6 +1,7 @@
 """How every entry point starts: Hydra composes the options, user errors end in one line and exit code 1."""
 
 import dataclasses
+import errno
 import os
 import sys
 import typing
@@ -49,6 +50,9 @@ def one_line(error: BaseException) -> str:
     """The first cause in one line. Hydra wraps OmegaConf's errors, which say more, and lists choices over several lines."""
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        where = f" at {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}: make room or choose folders with results=... cache=..., then the same command continues"
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and key:
         section = key.rpartition(".")[0]

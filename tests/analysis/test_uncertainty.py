@@ -99,14 +99,24 @@ def test_agreement_estimates_by_hand():
     assert a.tau == pytest.approx([kendall_tau_b(m, scores.quality[-1].mean(axis=1)) for m in scores.quality.mean(axis=2)])
 
 
+def test_placement_variance_is_that_of_tau_over_samples():
+    found, variance = [], []
+    for r in range(300):
+        s, _ = simulate(World("w", placements=24, items=4, correlation=(0.6, 1.0), noise=0.0, shared=0.0), np.random.default_rng(r))
+        a = u.agreement(s.quality, s.tasks, np.random.default_rng(0), halves=1, groups=4)
+        found.append(a.tau[0])
+        variance.append(a.tau_cov[0, 0])
+    assert np.mean(variance) == pytest.approx(np.var(found), rel=0.2)
+
+
 @pytest.mark.parametrize("tied", [False, True])
-def test_placement_variance_is_the_jackknife(tied):
+def test_placement_variance_is_near_the_jackknife(tied):
     scores = _world(noise=0.0, shared=0.0, levels=0.5 if tied else 0.0)
     means = scores.quality[:, :, 0]
     a = u.agreement(scores.quality, scores.tasks, np.random.default_rng(0), groups=4)
     left_out = np.array([kendall_tau_b(np.delete(means[0], p), np.delete(means[2], p)) for p in range(40)])
     jackknife = 39 / 40 * ((left_out - left_out.mean()) ** 2).sum()
-    assert a.tau_cov[0, 0] == pytest.approx(jackknife, rel=0.02)
+    assert 0.85 * jackknife < a.tau_cov[0, 0] < jackknife  # which is known to be too large
     assert (a.tau_cov[2] == 0).all()
 
 
