@@ -2,7 +2,9 @@
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,17 +72,30 @@ def sweep(config: Config) -> None:
         trains_all = set(config.distill.train_mixers) == set(model_config(config).mixers)
         model = (empty_supernet if trains_all else initialised_supernet)(config, teacher).requires_grad_(False)
         model.cast(getattr(torch, config.dtype)).to(device)
-        work = Counts(0, 0, 0, 0.0)
-        least, seconds, loaded, meta = 0, 0.0, None, {}
-        for part in progress(parts, "sweep"):
-            if part.step != loaded:
-                meta, loaded = load_trained(model, folder / "checkpoints" / f"step-{part.step:06d}"), part.step
-            started = time.perf_counter()
-            logp, done = score_chunk(model, part.trie, part.items)
-            seconds += time.perf_counter() - started
-            work, least = work + done, least + part.trie.prefixes * len(part.items)
-            write_part(rows(config, folder.name, meta, part, logp), folder / "scores" / f"step-{part.step:06d}" / part.name)
-        report_work(folder, model, work, least, seconds)
+        work, least, started = Counts(0, 0, 0, 0.0), 0, time.perf_counter()
+        bar = progress(None, "sweep", total=len(parts))
+        with ThreadPoolExecutor(workers(config, device), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for step in sorted({part.step for part in parts}):
+                meta = load_trained(model, folder / "checkpoints" / f"step-{step:06d}")
+                here = [part for part in parts if part.step == step]
+                for part, done in zip(here, pool.map(partial(score_part, config, folder, model, meta), here), strict=True):
+                    work, least = work + done, least + part.trie.prefixes * len(part.items)
+                    bar.update()
+        bar.close()
+        report_work(folder, model, work, least, time.perf_counter() - started)
+
+
+def score_part(config: Config, folder: Path, model: Supernet, meta: dict, part: Part) -> Counts:
+    """Score one part with the model as it is and write its file."""
+    logp, done = score_chunk(model, part.trie, part.items)
+    write_part(rows(config, folder.name, meta, part, logp), folder / "scores" / f"step-{part.step:06d}" / part.name)
+    return done
+
+
+def workers(config: Config, device: str) -> int:
+    """Parts scored at once. On a CPU each takes one thread: small operations do not share well, and the numbers then do not depend on
+    how many cores there are."""
+    return 1 if device == "cuda" else config.workers or torch.get_num_threads()
 
 
 def pick_device(config: Config) -> str:
