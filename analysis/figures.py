@@ -296,8 +296,10 @@ def _symlog(ax: Axes, values: pd.Series) -> None:
         ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
         ax.set_xlim(-0.12 * positive[0], positive[-1] * (positive[-1] / positive[0]) ** 0.03)
     decades = 10.0 ** np.arange(np.ceil(np.log10(positive[0]) - 1e-9), np.floor(np.log10(positive[-1]) + 1e-9) + 1)
-    if len(decades) < 2:
-        decades = positive[[0, -1]]
+    if len(decades) < 2:  # a short axis: 1, 2 and 5 times the powers of ten
+        exponents = np.arange(np.floor(np.log10(positive[0])), np.ceil(np.log10(positive[-1])) + 1)
+        decades = np.sort(np.outer([1, 2, 5], 10.0**exponents).ravel())
+        decades = decades[(decades >= positive[0]) & (decades <= positive[-1])]
     ax.xaxis.set_major_locator(FixedLocator(np.concatenate([[0.0] if values[0] == 0 else [], decades])))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
