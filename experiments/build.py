@@ -43,6 +43,12 @@ def initialised_supernet(config: Config, teacher: Supernet) -> Supernet:
     return student
 
 
+def supernet_to_load(config: Config, teacher: Supernet) -> Supernet:
+    """A supernet for a checkpoint's tensors: initialised only where training leaves a mixer as it started."""
+    trains_all = set(config.distill.train_mixers) == set(model_config(config).mixers)
+    return (empty_supernet if trains_all else initialised_supernet)(config, teacher)
+
+
 def calibration_tokens(config: Config) -> torch.Tensor:
     """The longest of the first training sequences, cut to one length so that none is padded: [distill.calibrate, T]."""
     items = read_items(data_dir(config) / "train.parquet", min(4 * config.distill.calibrate, config.data.train))

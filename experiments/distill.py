@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.build import initialised_supernet, load_frozen
+from experiments.build import initialised_supernet, load_frozen, supernet_to_load
 from experiments.callbacks import Bar, Metrics, ResumeState, StudyCheckpoints
 from experiments.config import Config, data_dir, model_config, run_dir, teacher_dir
 from experiments.data import batch_of_step, collate, read_items, sha256
@@ -126,11 +126,11 @@ def distill(config: Config) -> None:
             trained_parameters=count_trainable(model, config.distill.train_mixers),
             delta_rule="chunked torch",
         )
-        student = initialised_supernet(config, teacher)
+        state = folder / "checkpoints" / "resume.ckpt"
+        student = (supernet_to_load if state.exists() else initialised_supernet)(config, teacher)
         teacher.cast(frozen_dtype)  # the student's frozen modules are the same tensors
         module = Distillation(config, student, teacher)
         visits(config).pipe(write_csv, folder / "tables" / "visits.csv")
-        state = folder / "checkpoints" / "resume.ckpt"
         trainer = L.Trainer(
             accelerator=config.trainer.accelerator,
             devices=config.trainer.devices,

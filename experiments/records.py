@@ -1,5 +1,6 @@
 """What a run leaves beside its numbers: status.json, manifest.json, metrics.jsonl, config.yaml. Files appear whole or not at all."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -46,10 +47,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def status(folder: Path, part: str) -> Iterator[None]:
-    """Keep ``status.json`` true: running, then done or failed with the error, for one part of a run (distill, sweep).
+def exclusive(folder: Path, part: str) -> Iterator[None]:
+    """Hold the lock of one part of a run; the kernel releases it however the process ends. ValueError when another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{part}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is writing {part} in {folder}: wait for it or stop it, then run the same command") from None
+        yield
 
-    The file holds one entry per part: state, attempt, started, ended, error, traceback.
+
+@contextmanager
+def status(folder: Path, part: str) -> Iterator[None]:
+    """Keep ``status.json`` true while one part of a run (distill, sweep) is written by this process alone.
+
+    The file holds one entry per part: state (running, done or failed), attempt, started, ended, error, traceback.
     """
 
     def update(**fields: object) -> None:
@@ -57,15 +70,19 @@ def status(folder: Path, part: str) -> Iterator[None]:
         content[part] = {**content.get(part, {}), **fields}
         write_json(folder / "status.json", content)
 
-    attempt = read_json(folder / "status.json").get(part, {}).get("attempt", 0) + 1
-    now = lambda: datetime.now(UTC).isoformat(timespec="seconds")  # noqa: E731
-    update(state="running", attempt=attempt, started=now(), ended=None, error=None, traceback=None)
-    try:
-        yield
-    except BaseException as error:
-        update(state="failed", ended=now(), error=f"{type(error).__name__}: {error}".splitlines()[0], traceback=traceback.format_exc())
-        raise
-    update(state="done", ended=now())
+    def now() -> str:
+        return datetime.now(UTC).isoformat(timespec="seconds")
+
+    with exclusive(folder, part):
+        attempt = read_json(folder / "status.json").get(part, {}).get("attempt", 0) + 1
+        update(state="running", attempt=attempt, started=now(), ended=None, error=None, traceback=None)
+        try:
+            yield
+        except BaseException as error:
+            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+            update(state="failed", ended=now(), error=first_line, traceback=traceback.format_exc())
+            raise
+        update(state="done", ended=now())
 
 
 def write_config(folder: Path, config: Config) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from analysis.table import load_placements, write_part
-from experiments.build import empty_supernet, initialised_supernet, load_frozen
+from experiments.build import load_frozen, supernet_to_load
 from experiments.config import Config, data_dir, model_config, run_dir
 from experiments.data import read_items
 from experiments.entry import run
@@ -69,9 +69,7 @@ def sweep(config: Config) -> None:
     with status(folder, "sweep"):
         write_placements(placements, folder / "placements.parquet")
         teacher = load_frozen(config, torch.float32)
-        trains_all = set(config.distill.train_mixers) == set(model_config(config).mixers)
-        model = (empty_supernet if trains_all else initialised_supernet)(config, teacher).requires_grad_(False)
-        model.cast(getattr(torch, config.dtype)).to(device)
+        model = supernet_to_load(config, teacher).requires_grad_(False).cast(getattr(torch, config.dtype)).to(device)
         work, least, started = Counts(0, 0, 0, 0.0), 0, time.perf_counter()
         bar = progress(None, "sweep", total=len(parts))
         with ThreadPoolExecutor(workers(config, device), initializer=torch.set_num_threads, initargs=(1,)) as pool:

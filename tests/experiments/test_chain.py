@@ -35,7 +35,7 @@ def run_folder(options):
 def table(folder):
     """All score rows in one order: what must not depend on how the run came about."""
     frame = pd.concat([pd.read_parquet(p) for p in sorted(folder.glob("scores/*/*.parquet"))])
-    frame = frame.astype({c: str for c in ("scale", "run", "placement", "item", "task")})
+    frame = frame.astype(dict.fromkeys(("scale", "run", "placement", "item", "task"), str))
     return frame.sort_values(["step", "placement", "item"], ignore_index=True)
 
 
