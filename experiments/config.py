@@ -81,7 +81,7 @@ class Config:
     placement_seed: int = 0
     items: int = 0  # evaluation items to score; 0: all of data.items
     steps: list[int] = field(default_factory=list)  # checkpoints to score; empty: all
-    memory_gib: float = 2.0  # for the activations of one worker of the sweep
+    memory_gib: float = 2.0  # for the activations of the sweep, all its workers together
     workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each; 0: one per core
     dtype: str = "float32"  # of the sweep: float32 | bfloat16
     device: str = "auto"  # of the sweep: auto | cpu | cuda

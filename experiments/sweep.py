@@ -132,7 +132,9 @@ def plan(config: Config, folder: Path, steps: list[int], placements: list[str], 
             lacking = [p for p, lacks in zip(placements, missing[:, group[0]], strict=True) if lacks]
             if lacking:
                 trie, some = build_trie(model, lacking), [items[i] for i in group]
-                chunks = plan_chunks(model, trie, some, int(config.memory_gib * 2**30), getattr(torch, config.dtype), device)
+                chunks = plan_chunks(
+                    model, trie, some, int(config.memory_gib * 2**30 / workers(config, device)), getattr(torch, config.dtype), device
+                )
                 parts += [Part(step, trie, [some[i] for i in chunk]) for chunk in chunks]
     return parts
 
