@@ -58,8 +58,9 @@ def sweep(config: Config) -> None:
         have = f"choose from {', '.join(map(str, steps))} or " if steps else ""
         raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}{REMEDY}")
     placements = merge(folder / "placements.parquet", wanted)
-    items = read_items(data_dir(config) / "items.parquet", config.items or config.data.items)
-    parts = plan(config, folder, sorted({*asked, *scored}), list(placements["placement"]), items, device)
+    have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in sorted({*asked, *scored})}
+    items = items_to_score(config, {item for pairs in have.values() for _, item in pairs})
+    parts = plan(config, have, list(placements["placement"]), items, device)
     if not parts:
         print(f"sweep: complete, {len(placements)} placements x {len(items)} items x {len(scored)} checkpoints in {folder}")
         return
@@ -115,16 +116,22 @@ def write_placements(placements: pd.DataFrame, path: Path) -> None:
     temporary.replace(path)
 
 
-def plan(config: Config, folder: Path, steps: list[int], placements: list[str], items: list[Item], device: str) -> list[Part]:
-    """The parts that are missing. Items that lack the same placements are swept together, in chunks that fit the memory budget."""
+def items_to_score(config: Config, scored: set[str]) -> list[Item]:
+    """The first ``items`` of the run's evaluation items, and those that earlier sweeps scored."""
+    path, asked = data_dir(config) / "items.parquet", config.items or config.data.items
+    read_items(path, asked)  # says so when there are not as many
+    return [item for i, item in enumerate(read_items(path)) if i < asked or item.name in scored]
+
+
+def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list[str], items: list[Item], device: str) -> list[Part]:
+    """The parts that are missing, given the (placement, item) pairs that each step has.
+
+    Items that lack the same placements are swept together, in chunks that fit the memory budget.
+    """
     model, parts = model_config(config), []
-    for step in steps:
-        missing = np.ones((len(placements), len(items)), dtype=bool)
-        row, column = {p: i for i, p in enumerate(placements)}, {item.name: i for i, item in enumerate(items)}
-        for path in sorted((folder / "scores" / f"step-{step:06d}").glob("*.parquet")):
-            for placement, item in scored_pairs(path):
-                if placement in row and item in column:
-                    missing[row[placement], column[item]] = False
+    memory = int(config.memory_gib * 2**30 / workers(config, device))
+    for step, pairs in have.items():
+        missing = np.array([[(placement, item.name) not in pairs for item in items] for placement in placements])
         groups: dict[bytes, list[int]] = {}
         for i in range(len(items)):
             groups.setdefault(missing[:, i].tobytes(), []).append(i)
@@ -132,21 +139,22 @@ def plan(config: Config, folder: Path, steps: list[int], placements: list[str], 
             lacking = [p for p, lacks in zip(placements, missing[:, group[0]], strict=True) if lacks]
             if lacking:
                 trie, some = build_trie(model, lacking), [items[i] for i in group]
-                chunks = plan_chunks(
-                    model, trie, some, int(config.memory_gib * 2**30 / workers(config, device)), getattr(torch, config.dtype), device
-                )
+                chunks = plan_chunks(model, trie, some, memory, getattr(torch, config.dtype), device)
                 parts += [Part(step, trie, [some[i] for i in chunk]) for chunk in chunks]
     return parts
 
 
-def scored_pairs(path: Path) -> list[tuple[str, str]]:
-    """(placement, item) of every row of a part. Raises ValueError naming a file that cannot be read."""
-    try:
-        table = pq.read_table(path, columns=["placement", "item"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
-    return list(zip(table["placement"].to_pylist(), table["item"].to_pylist(), strict=True))
+def scored_pairs(folder: Path) -> set[tuple[str, str]]:
+    """(placement, item) of every row of a step's parts. Raises ValueError naming a file that cannot be read."""
+    pairs: set[tuple[str, str]] = set()
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            table = pq.read_table(path, columns=["placement", "item"])
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
+        pairs.update(zip(table["placement"].to_pylist(), table["item"].to_pylist(), strict=True))
+    return pairs
 
 
 def rows(config: Config, run_name: str, meta: dict, part: Part, logp: np.ndarray) -> pd.DataFrame:

@@ -104,6 +104,15 @@ def test_more_placements_and_items_extend_the_tables(small):
     assert "complete" in call("sweep", few).stdout
 
 
+@pytest.mark.slow
+def test_fewer_items_with_more_placements_keep_the_tables_rectangular(small):
+    call("teach", small)
+    call("distill", small)
+    call("sweep", [*small, "placements=FF+GG", "items=5"])
+    call("sweep", [*small, "placements=FG+GF+SK", "items=2"])
+    assert load_scores(run_folder(small)).quality.shape == (4, 5, 5)
+
+
 @pytest.mark.parametrize(
     ("name", "option", "says"),
     [
