@@ -131,6 +131,7 @@ WORLDS = {
         World("quarter", layers=4),
         World("coarse ties", levels=0.25),
         World("many", placements=96, noise=1.5, shared=1.5, structured=1.0),
+        World("settling", correlation=(0.5, 0.9, 0.97, 0.998, 0.999, 1.0), noise=0.5, shared=0.5),
     )
 }
 """The worlds of the committed validation table. ``all`` and ``quarter``: 64 placements of a population of 64 and of 256."""

@@ -18,7 +18,7 @@ from experiments.callbacks import Bar, Metrics, ResumeState, StudyCheckpoints
 from experiments.config import Config, data_dir, model_config, run_dir, teacher_dir
 from experiments.data import batch_of_step, collate, read_items, sha256
 from experiments.entry import run
-from experiments.records import read_json, status, update_manifest, write_config
+from experiments.records import read_json, status, update_manifest, write_config, write_text
 from experiments.strategy import checkpoint_steps, draw
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, kl_losses
@@ -130,7 +130,7 @@ def distill(config: Config) -> None:
         student = (supernet_to_load if state.exists() else initialised_supernet)(config, teacher)
         teacher.cast(frozen_dtype)  # the student's frozen modules are the same tensors
         module = Distillation(config, student, teacher)
-        visits(config).pipe(write_csv, folder / "tables" / "visits.csv")
+        write_text(folder / "tables" / "visits.csv", visits(config).to_csv(index=False))
         trainer = L.Trainer(
             accelerator=config.trainer.accelerator,
             devices=config.trainer.devices,
@@ -153,11 +153,6 @@ def distill(config: Config) -> None:
         trainer.fit(module, loader, ckpt_path=str(state) if state.exists() else None, weights_only=False)
         state.unlink(missing_ok=True)
     print(f"distill: {len(steps)} checkpoints in {folder}")
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
 
 
 if __name__ == "__main__":
