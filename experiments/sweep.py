@@ -129,18 +129,22 @@ def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list
     Items that lack the same placements are swept together, in chunks that fit the memory budget.
     """
     model, parts = model_config(config), []
-    memory = int(config.memory_gib * 2**30 / workers(config, device))
+    shares = workers(config, device)
+    memory = int(config.memory_gib * 2**30 / shares)
     for step, pairs in have.items():
         missing = np.array([[(placement, item.name) not in pairs for item in items] for placement in placements])
-        groups: dict[bytes, list[int]] = {}
+        groups: dict[bytes, set[int]] = {}
         for i in range(len(items)):
-            groups.setdefault(missing[:, i].tobytes(), []).append(i)
+            groups.setdefault(missing[:, i].tobytes(), set()).add(i)
         for group in groups.values():
-            lacking = [p for p, lacks in zip(placements, missing[:, group[0]], strict=True) if lacks]
+            lacking = [p for p, lacks in zip(placements, missing[:, min(group)], strict=True) if lacks]
             if lacking:
-                trie, some = build_trie(model, lacking), [items[i] for i in group]
-                chunks = plan_chunks(model, trie, some, memory, getattr(torch, config.dtype), device)
-                parts += [Part(step, trie, [some[i] for i in chunk]) for chunk in chunks]
+                # All items are cut into chunks, whichever are missing: a continued sweep then finds the parts of the one that was killed.
+                trie = build_trie(model, lacking)
+                for share in (list(range(len(items)))[worker::shares] for worker in range(shares)):
+                    for chunk in plan_chunks(model, trie, [items[i] for i in share], memory, getattr(torch, config.dtype), device):
+                        chosen = [items[share[i]] for i in chunk if share[i] in group]
+                        parts += [Part(step, trie, chosen)] if chosen else []
     return parts
 
 
