@@ -19,6 +19,9 @@ sweep: $(SETUP)       ## the whole chain at SCALE: teacher, data, distillation, 
 figures: .venv/.base  ## every table, figure and report again, from the score tables alone (RUNS="..." for some)
 	$(PY) -m analysis.report $(RUNS)
 
+presets: .venv/.base  ## the best placement per budget, how sure that is and how it drifted (RUNS="..." for some)
+	$(PY) -m analysis.presets $(RUNS)
+
 bench: .venv/.base    ## speed, as ratios measured in one run
 	$(PY) -m experiments.bench $(ARGS)
 
@@ -48,4 +51,4 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	$(PY) -m pip install -q -e ".[dev]"
 	@touch $@
 
-.PHONY: help sweep figures bench test lint clean
+.PHONY: help sweep figures presets bench test lint clean

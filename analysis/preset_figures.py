@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter
 
-from analysis.figures import BAND_COLOURS, MARKERS, MIXER_COLOURS
+from analysis.figures import BAND_COLOURS, MARKERS, MIXER_COLOURS, count
 
 
 def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
@@ -20,7 +19,7 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
         last = n == len(tokens) - 1
         shade = 0.85 * (1 - n / max(len(tokens) - 1, 1))
         colour = "#0173b2" if last else (shade, shade, shade)
-        ax.step(rows["budget"], rows["predicted"], where="post", color=colour, label=tokens_label(value), zorder=3 if last else 2)
+        ax.step(rows["budget"], rows["predicted"], where="post", color=colour, label=count(value), zorder=3 if last else 2)
         if last:
             low, high = rows["predicted"] - 1.96 * rows["sd"], rows["predicted"] + 1.96 * rows["sd"]
             ax.fill_between(rows["budget"], low, high, step="post", color=colour, alpha=0.2, linewidth=0)
@@ -93,7 +92,7 @@ def search_by_step(ax: Axes, summary: pd.DataFrame) -> None:
         errors = [rows["regret"] - rows["regret_lo"], rows["regret_hi"] - rows["regret"]]
         ax.errorbar(x, rows["regret"], yerr=errors, color=BAND_COLOURS[n], marker=MARKERS[n], elinewidth=0.6, label=method)
     _token_places(ax, list(places))
-    ax.set_ylim(bottom=0)
+    _regret_scale(ax)
     ax.set_ylabel("regret, mean of all budgets\n(nats/token, 95%)")
     first = summary.iloc[0]
     _legend_below(ax, f"{first['evaluations']} evaluations, {first['repetitions']} repetitions", 3)
@@ -105,18 +104,20 @@ def search_by_budget(ax: Axes, by_budget: pd.DataFrame) -> None:
         rows = rows.sort_values("budget")
         ax.plot(rows["budget"], rows["regret"], color=BAND_COLOURS[n], label=method)
         ax.fill_between(rows["budget"], rows["regret_lo"], rows["regret_hi"], color=BAND_COLOURS[n], alpha=0.15, linewidth=0)
-    ax.set_ylim(bottom=0)
+    _regret_scale(ax)
     ax.set_xlabel("budget (FA-layer equivalents)")
     ax.set_ylabel("regret at the last checkpoint\n(nats/token, 95%)")
 
 
-def tokens_label(value: float) -> str:
-    return EngFormatter(sep="")(value) if value else "0"
+def _regret_scale(ax: Axes) -> None:
+    """Linear up to 0.001 nats/token, logarithmic above: good searches differ where bad ones set the range, and regret may be 0."""
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.set_ylim(bottom=-1e-4)
 
 
 def _token_places(ax: Axes, tokens: Sequence[float]) -> None:
     """Checkpoints at equal distances (they are spaced by powers), labelled by their tokens."""
-    ax.set_xticks(range(len(tokens)), [tokens_label(value) for value in tokens])
+    ax.set_xticks(range(len(tokens)), [count(value) for value in tokens])
     ax.set_xlabel("training tokens")
 
 

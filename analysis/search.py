@@ -193,10 +193,10 @@ def experiment(
     return budgets, regret
 
 
-def summarise(samples: np.ndarray, name: str) -> dict[str, float]:
-    """Mean over repetitions [R] with its 95% t interval, which ends at 0 (neither regret nor a share can be less)."""
+def summarise(samples: np.ndarray, name: str, most: float = np.inf) -> dict[str, float]:
+    """Mean over repetitions [R] with its 95% t interval, cut at 0 (neither regret nor a share can be less) and at ``most``."""
     half = student.ppf(0.975, len(samples) - 1) * samples.std(ddof=1) / np.sqrt(len(samples))
-    return {name: samples.mean(), f"{name}_lo": max(samples.mean() - half, 0.0), f"{name}_hi": samples.mean() + half}
+    return {name: samples.mean(), f"{name}_lo": max(samples.mean() - half, 0.0), f"{name}_hi": min(samples.mean() + half, most)}
 
 
 def truth_experiment(
@@ -217,7 +217,7 @@ def truth_experiment(
         for (e, n), (m, method) in ((e, m) for e in enumerate(evaluations) for m in enumerate(SEARCHES)):
             row = {"checkpoint": checkpoint, "evaluations": n, "method": method, "repetitions": repetitions, "spread": landscape.std()}
             samples, found = regret[e, m], regret[e, m] <= 1e-12
-            summary.append(row | summarise(samples.mean(axis=1), "regret") | summarise(found.mean(axis=1), "found"))
+            summary.append(row | summarise(samples.mean(axis=1), "regret") | summarise(found.mean(axis=1), "found", most=1.0))
             by_budget += [
                 row | {"budget": round(budgets[b], 2)} | summarise(samples[:, b], "regret") | {"found": found[:, b].mean()} for b in shown
             ]

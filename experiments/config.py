@@ -76,9 +76,13 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    placements: str = "exhaustive"  # exhaustive | mixed | local | counts | band, or letters separated by commas: FFFFF,GGGGG
-    num_placements: int = 0  # how many to draw (not for exhaustive or a list)
+    placements: str = "exhaustive"  # exhaustive | mixed | local | counts | band | proposed (active learning) | winners (the presets on
+    # items that did not choose them), or letters separated by commas: FFFFF,GGGGG
+    num_placements: int = 0  # how many to draw (not for exhaustive, winners or a list); proposed: to start with, mixed, if none is scored
     placement_seed: int = 0
+    proposals: int = 32  # proposed: how many the optimiser proposes per round
+    rounds: int = 8  # proposed: at most so many rounds in all; fewer when the frontier's predicted gain is under its uncertainty
+    test_share: float = 0.2  # proposed: of the random placements it starts from, held out to judge the surrogate
     items: int = 0  # evaluation items to score; 0: all of data.items
     steps: list[int] = field(default_factory=list)  # checkpoints to score; empty: all
     memory_gib: float = 2.0  # for the activations of the sweep, all its workers together
@@ -102,7 +106,7 @@ ONE_OF = {
 }
 
 POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.length", "data.prompt", "distill.steps", "distill.batch",
-            "distill.lr", "distill.clip", "distill.first_checkpoint", "memory_gib", "trainer.devices")  # fmt: skip
+            "distill.lr", "distill.clip", "distill.first_checkpoint", "memory_gib", "trainer.devices", "proposals", "rounds")  # fmt: skip
 
 
 def check(config: DictConfig) -> Config:
@@ -117,6 +121,8 @@ def check(config: DictConfig) -> Config:
         if not value > 0:
             raise ValueError(f"{key} is {value}: give a positive number")
     typed: Config = OmegaConf.to_object(config)
+    if not 0 <= typed.test_share <= 0.5:
+        raise ValueError(f"test_share is {typed.test_share}: give 0 to 0.5, the rest is learned from")
     if typed.data.prompt >= typed.data.length:
         raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower it")
     if typed.distill.checkpoints < 2:

@@ -24,20 +24,20 @@ def select(config: Config) -> pd.DataFrame:
             raise ValueError(f"placements=exhaustive would be {len(model.mixers)}^{model.layers} placements, over {EXHAUSTIVE_LIMIT}: "
                              "choose mixed, local, counts or band with num_placements=...")  # fmt: skip
         return table([(p, "exhaustive") for p in exhaustive(model.layers, model.mixers)])
-    if name in SAMPLERS:
+    if name in SAMPLERS or name == "proposed":  # proposed: where it starts when nothing is scored yet
         most = len(model.mixers) ** model.layers // 2  # drawing more of them without repetition would take for ever: use exhaustive
         if not 1 <= config.num_placements <= most:
             raise ValueError(f"num_placements is {config.num_placements}: give 1 to {most} for placements={name}")
         chosen: dict[Placement, str] = {}
-        for placement, source in stream(name, model, np.random.default_rng([config.placement_seed, 2])):
+        for placement, source in stream("mixed" if name == "proposed" else name, model, np.random.default_rng([config.placement_seed, 2])):
             chosen.setdefault(placement, source)
             if len(chosen) == config.num_placements:
                 return table(list(chosen.items()))
     listed = Path(name).read_text() if Path(name).is_file() else name
     letters = re.split(r"[\s,+]+", listed.strip())
     if not Path(name).is_file() and len(letters) == 1 and set(name) - set(model.mixers):
-        raise ValueError(f"placements is {name!r}: choose from {', '.join(SAMPLERS)}, or give placements of {model.layers} letters "
-                         f"like {'F' * model.layers}+{'G' * model.layers}, or a file with one a line")  # fmt: skip
+        raise ValueError(f"placements is {name!r}: choose from {', '.join(SAMPLERS)}, proposed, winners, or give placements of "
+                         f"{model.layers} letters like {'F' * model.layers}+{'G' * model.layers}, or a file with one a line")  # fmt: skip
     return table([(Placement(p, model.layers, model.mixers), "preset") for p in dict.fromkeys(letters)])
 
 

@@ -1,4 +1,6 @@
 import hashlib
+import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ import pytest
 import yaml
 
 from analysis import presets
+from analysis.fresh import load_fresh
 from analysis.optimise import Constraints
 from analysis.presets import Estimates, choose, default_budgets, drift, expansions, lost, next_placements, quality_and_noise, write_presets
 from analysis.surrogate import fit
@@ -38,6 +41,7 @@ def some():
 def test_default_budgets_are_the_published_ones():
     assert default_budgets(48) == [10, 13, 18, 26, 36, 48]
     assert default_budgets(5) == [1.0, 1.4, 1.9, 2.7, 3.8, 5.0]
+    assert default_budgets(5, cheapest=5 * 0.48) == [2.7, 3.8, 5.0]
 
 
 def test_noise_ignores_what_items_add_to_all(some):
@@ -95,10 +99,84 @@ def test_loss_of_measured_placements_is_paired_by_item(some):
 
 def test_next_placements_leave_the_test_set_alone(some):
     scores, _ = some
-    test = [*scores.placements[::5], "FFFFS", "FFFSF"]
-    rows, gain = next_placements(scores, 30, np.random.default_rng(0), test)
+    unscored = [str(p) for p in exhaustive(5) if str(p) not in scores.placements][::3]
+    test = [*scores.placements[2::5], *unscored]
+    rows, gain, judged = next_placements(scores, 30, np.random.default_rng(0), test)
     assert len(rows) == 30 and not set(rows["placement"]) & {*test, *scores.placements}
     assert gain.uncertainty > 0 and gain.stop == (gain.gain <= gain.uncertainty)
+    assert judged["r2"] > 0.9 and judged["tau"] > 0.7
+    spoilt = scores.quality.copy()
+    spoilt[:, np.isin(scores.placements, test)] = np.random.default_rng(1).normal(-3, 2, size=spoilt[:, 2::5].shape)
+    again, same_gain, worse = next_placements(replace(scores, quality=spoilt), 30, np.random.default_rng(0), test)
+    assert again.equals(rows) and same_gain == gain and worse["r2"] < 0.3
+    assert next_placements(scores, 3, np.random.default_rng(0), [])[2] == {"r2": None, "tau": None}
+
+
+def save_fresh(scores, folder, own, items):
+    """Fresh scores of the last step: a quality per placement, what an item adds to all of them, and a little noise."""
+    rng, placements = np.random.default_rng(5), list(own)
+    quality = np.array(list(own.values()))[:, None] + rng.normal(size=len(items)) + 0.01 * rng.normal(size=(len(own), len(items)))
+    frame = pd.MultiIndex.from_product([placements, items], names=["placement", "item"]).to_frame(index=False)
+    frame = frame.assign(scale="tiny", run="r", seed=0, step=scores.steps[-1], tokens=9, task="t", num_tokens=3)
+    frame["logp"] = 3 * quality.ravel() - 60
+    write_part(frame[list(SCHEMA)], folder / "fresh" / f"step-{scores.steps[-1]:06d}" / "part-a.parquet")
+
+
+def test_winners_are_reported_from_fresh_items(some, tmp_path):
+    scores, _ = some
+    expansion, chosen = expansions(scores)[-1], presets.winners(scores)
+    assert "FFFFF" in chosen and set(choose(Estimates.of(expansion), default_budgets(5))["placement"]) <= set(chosen)
+    *judged, left_out = chosen if chosen[-1] != "FFFFF" else [*chosen[1:], chosen[0]]
+    own = {p: 0.1 * i for i, p in enumerate(judged)}
+    save_fresh(scores, tmp_path, own, ["i0", "i1", *(f"new{i}" for i in range(12))])
+    named = presets.presets(scores, expansion, default_budgets(5), fresh=load_fresh(tmp_path, scores))
+    told = {entry["placement"]: entry for entry in named.values()}
+    assert len(told) >= 3
+    for placement in set(told) - {left_out}:
+        measured, kept = told[placement]["measured"], told[placement]["retention"]
+        assert measured["fresh_items"] and measured["items"] == 12  # i0 and i1 helped to choose
+        assert measured["difference"]["value"] == pytest.approx(own[placement] - own["FFFFF"], abs=0.02)
+        assert measured["difference"]["hi"] - measured["difference"]["lo"] < 0.05  # items differ by sd 1, which pairing removes
+        assert measured["hi"] - measured["lo"] > 0.3
+        assert kept["value"] == pytest.approx(np.exp(own[placement] - own["FFFFF"]), rel=0.02)
+    assert not (told[left_out]["measured"] or {"fresh_items": False})["fresh_items"]
+
+
+def test_fresh_scores_that_cannot_be_used(some, tmp_path):
+    scores, _ = some
+    save(scores, tmp_path)
+    assert load_fresh(tmp_path, scores).empty
+    save_fresh(scores, tmp_path, {"FFFFF": 1, "GGGGG": 0}, ["new0", "new1"])
+    part = tmp_path / "fresh" / "step-000030" / "part-a.parquet"
+    assert load_fresh(tmp_path, scores).shape == (2, 2)
+    whole = pd.read_parquet(part)
+    part.with_name("part-b.parquet").write_bytes(part.read_bytes())
+    with pytest.raises(ValueError, match="scores placement FFFFF twice on item new0"):
+        load_fresh(tmp_path, scores)
+    part.with_name("part-b.parquet").unlink()
+    whole.iloc[:3].to_parquet(part)
+    with pytest.raises(ValueError, match="lacks finite scores of GGGGG"):
+        load_fresh(tmp_path, scores)
+    whole.assign(run="other").to_parquet(part)
+    with pytest.raises(ValueError, match="holds scores of run other"):
+        load_fresh(tmp_path, scores)
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(ValueError, match="part-a.parquet cannot be read"):
+        load_fresh(tmp_path, scores)
+
+
+def test_surrogate_is_judged_on_the_test_set_of_active_learning(some, tmp_path):
+    scores, _ = some
+    assert presets.held_out(tmp_path) == []
+    (tmp_path / "active.json").write_text(json.dumps({"test": scores.placements[::4], "rounds": []}))
+    last = replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:])
+    table = presets.surrogate_quality(last, np.random.default_rng(0), presets.held_out(tmp_path))
+    n = len(scores.placements[::4])
+    assert set(table["judged_on"]) == {f"{n} held out, {len(scores.placements) - n} scored"}
+    assert table.groupby("model")["n"].max().eq(n).all()
+    (tmp_path / "active.json").write_text("{")
+    with pytest.raises(ValueError, match="active.json is not a record"):
+        presets.held_out(tmp_path)
 
 
 def save(scores, folder):
@@ -152,10 +230,24 @@ def test_test_set_where_placements_abound():
     assert whole["additive"] > 0.9 and whole["cluster expansion"] > 0.9
 
 
-def test_command_ends_in_one_line(some, tmp_path):
-    with pytest.raises(SystemExit, match="error: no run at"):
-        presets.main([str(tmp_path / "nothing")])
+def test_command_ends_in_one_line(some, tmp_path, capsys):
+    assert presets.main([str(tmp_path / "nothing")]) == 1
+    assert "no run at" in capsys.readouterr().err
     save(some[0], tmp_path)
-    with pytest.raises(SystemExit, match="error: budget 0.1 is infeasible: the cheapest placement costs 0.7"):
-        presets.main([str(tmp_path), "--budgets", "0.1"])
+    assert presets.main([str(tmp_path), "--budgets", "0.1"]) == 1
+    said = capsys.readouterr().err
+    assert "budget 0.1 is infeasible: the cheapest placement costs 0.7" in said and said.count("\n") == 1
     assert load_scores(tmp_path).run == "r"
+
+
+def test_command_takes_every_run_and_goes_on_after_one_that_fails(some, tmp_path, capsys, monkeypatch):
+    save(some[0], tmp_path / "results" / "tiny" / "good")
+    save(some[0], tmp_path / "results" / "tiny" / "bad")
+    (tmp_path / "results" / "tiny" / "bad" / "scores" / "step-all" / "part.parquet").write_bytes(b"no")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "draw_figures", lambda *_: None)
+    assert presets.main([]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("error:") == 1 and "bad" in captured.err
+    assert (tmp_path / "results" / "tiny" / "good" / "presets.yaml").exists()
+    assert "loglik-2.7" in captured.out and "placements=winners" in captured.out
