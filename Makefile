@@ -4,6 +4,8 @@ RUNS ?=
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 PY = .venv/bin/python
+# threads that spin while they wait make everything crawl beside any other process
+export OMP_WAIT_POLICY ?= PASSIVE
 # tiny needs nothing but the base; the language models need transformers, a GGUF reader and reasoning-gym
 SETUP = .venv/.base $(if $(filter tiny,$(SCALE)),,.venv/.llm)
 
@@ -26,7 +28,7 @@ bench: .venv/.base    ## speed, as ratios measured in one run
 	$(PY) -m experiments.bench $(ARGS)
 
 test: .venv/.dev .venv/.llm  ## the quick tests; ALL=1 for the slow ones too
-	$(PY) -m pytest $(if $(ALL),,-m "not slow") $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(ALL),,-m "not slow") $(ARGS)
 
 lint: .venv/.dev      ## ruff, lint and format
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -4,9 +4,9 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import optimiser, statistics, sweep
+from experiments.bench import optimiser, report, statistics, sweep
 
-BENCHMARKS = {"sweep": sweep.run, "statistics": statistics.run, "optimiser": optimiser.run}
+BENCHMARKS = {"sweep": sweep.run, "statistics": statistics.run, "report": report.run, "optimiser": optimiser.run}
 
 
 def main() -> None:

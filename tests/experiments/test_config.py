@@ -27,5 +27,5 @@ def test_run_id_depends_on_what_determines_the_checkpoints_alone():
     base = run_id(config())
     for same in ("placements=local", "memory_gib=1", "results=/x", "items=5", "trainer.save_seconds=1"):
         assert run_id(config(same, "num_placements=5")) == base
-    for other in ("seed=1", "distill.lr=1e-3", "data.items=64", "teacher.steps=10", "model.window=8"):
+    for other in ("seed=1", "distill.lr=1e-3", "data.items=65", "teacher.steps=10", "model.window=8"):
         assert run_id(config(other)) != base
