@@ -82,7 +82,7 @@ def status(folder: Path, part: str) -> Iterator[None]:
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
             update(state="failed", ended=now(), error=first_line, traceback=traceback.format_exc())
             raise
-        update(state="done", ended=now())
+        update(state="done", ended=now(), error=None, traceback=None)
 
 
 def write_config(folder: Path, config: Config) -> None:
