@@ -40,6 +40,13 @@ def _per_query_head(weight: Tensor, d: int, group: int) -> Tensor:
     return weight.unflatten(0, (-1, d)).repeat_interleave(group, 0).flatten(0, 1)
 
 
+def _start_constant(mixer: nn.Module) -> None:
+    """The decay of 0.933 a token everywhere, and a norm that does not weigh channels."""
+    mixer.A_log.fill_(A_LOG)
+    mixer.dt_bias.zero_()
+    mixer.norm.weight.fill_(1.0)
+
+
 def _low_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """``b @ a`` nearest to ``weight`` [M, D] (Eckart-Young): a [rank, D], rows orthonormal, and b [M, rank].
 
@@ -108,9 +115,7 @@ class KimiDeltaAttention(nn.Module):
         self.g_a_proj.weight.copy_(a)
         self.g_b_proj.weight.copy_(b)
         self.beta_proj.weight.zero_()  # beta 0.5
-        self.A_log.fill_(A_LOG)
-        self.dt_bias.zero_()
-        self.norm.weight.fill_(1.0)
+        _start_constant(self)
 
     @torch.no_grad()
     def set_heads(self, retention: Tensor, taps: Tensor, gate: Tensor) -> None:
@@ -180,9 +185,7 @@ class GatedDeltaNet(nn.Module):
         self.convolution.weight.zero_()[..., -1] = TAP
         self.convolution.weight[sum(self.widths[:2]) :, :, -1] = VALUE_TAP
         self.out_proj.weight.copy_(teacher.o_proj.weight)
-        self.A_log.fill_(A_LOG)
-        self.dt_bias.zero_()
-        self.norm.weight.fill_(1.0)
+        _start_constant(self)
 
     @torch.no_grad()
     def set_heads(self, retention: Tensor, taps: Tensor, gate: Tensor) -> None:
