@@ -149,9 +149,24 @@ def model_config(config: Config) -> SupernetConfig:
         raise ValueError(f"model: {error}: see supernet/config.py") from None
 
 
+def not_default(value: Any) -> Any:
+    """Of a dataclass, the fields that differ from their defaults (or have none), as a dict; anything else as it is.
+
+    So an option that is added later, and left alone, renames nothing. A default that is changed would silently mean another run under an
+    old name: never change one, set it in conf/.
+    """
+    if not dataclasses.is_dataclass(value):
+        return value
+    given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    none = dataclasses.MISSING
+    required = {f.name: given[f.name] for f in dataclasses.fields(value) if f.default is none and f.default_factory is none}
+    plain = type(value)(**required)
+    return {name: its for name, its in given.items() if name in required or its != getattr(plain, name)}
+
+
 def digest(*parts: object) -> str:
-    """Eight hex digits of whatever determines something: dataclasses, dicts, strings."""
-    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+    """Eight hex digits of whatever determines something: dataclasses (what is not at its default), dicts, strings."""
+    plain = [not_default(part) for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

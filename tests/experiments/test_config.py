@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.config import check, model_config, run_id
+from experiments.config import DistillConfig, check, model_config, not_default, run_id
 from supernet.size import count_parameters
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -29,3 +29,11 @@ def test_run_id_depends_on_what_determines_the_checkpoints_alone():
         assert run_id(config(same, "num_placements=5")) == base
     for other in ("seed=1", "distill.lr=1e-3", "data.items=65", "teacher.steps=10", "model.window=8"):
         assert run_id(config(other)) != base
+
+
+def test_options_at_their_defaults_are_not_part_of_an_id():
+    """Or every option that is ever added would rename every run there is."""
+    assert not_default(DistillConfig()) == {}
+    assert not_default(DistillConfig(lr=1.0, presets=["FF"])) == {"lr": 1.0, "presets": ["FF"]}
+    shapes = not_default(model_config(config()))
+    assert shapes["layers"] == 5 and "gdn_key_heads" not in shapes and "tied" not in shapes
