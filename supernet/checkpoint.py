@@ -1,17 +1,39 @@
-"""Checkpoints of a supernet: a folder with the trained tensors (safetensors) and a meta file that names everything else."""
+"""Checkpoints of a supernet, in and out: our native format, the Apriel2 format, and a run's folders of trained tensors.
 
+A folder holds ``config.json`` and safetensors (one file, or shards with an index) and appears whole or not at all. Native: SupernetConfig's
+fields, ``"format": "placement-suite"``, and the names of Supernet's state dict. A run's ``checkpoints/step-*/`` holds ``meta.json`` and the
+trained tensors; the frozen ones are its teacher's.
+
+``python -m supernet.checkpoint describe FOLDER`` and ``python -m supernet.checkpoint convert FOLDER NEW --to apriel2|native``.
+"""
+
+import argparse
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from supernet import apriel2
+from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.reader import NAME, LayerReader, native_raw, open_layers, read_json
+from supernet.shards import read_tensors, write_tensors
+
+FORMATS = ("native", "apriel2")
+SHARD_BYTES = 5 * 10**9
+BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "generation_config.json")
 
 
 @contextmanager
@@ -30,12 +52,119 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def save_trained(model: Supernet, folder: Path, meta: dict[str, Any]) -> None:
-    """Write the tensors that require gradients, and ``meta``. The folder appears whole or not at all."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+def load(folder: str | Path, teacher: str | Path | None = None) -> Supernet:
+    """The Supernet of a checkpoint that ``open_layers`` reads, in its own dtypes. Raises ValueError as that does."""
+    reader = open_layers(folder, teacher)
+    return assemble(reader.config, dict(read_tensors(reader.tensors)))
+
+
+def assemble(config: SupernetConfig, tensors: dict[str, Tensor]) -> Supernet:
+    """A Supernet in evaluation mode that takes ``tensors``, checked before, as its parameters: no copy, so 15B are held once."""
+    with torch.device("meta"):
+        model = Supernet(config)
+    model.load_state_dict(tensors, assign=True, strict=not config.tied)  # strict asks for the tied head too
+    if config.tied:
+        model.head.weight = model.embed.weight
+    return model.eval()
+
+
+def save(model: Supernet, folder: str | Path, format: str = "native", shard_bytes: int = SHARD_BYTES) -> None:
+    """Write the whole supernet, in its dtypes, as ``format`` (one of FORMATS). The folder appears whole or not at all.
+
+    An older checkpoint of that name is replaced. Raises ValueError when something else has the name, or Apriel2 cannot hold the model.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _is_supernet(folder):
+        raise ValueError(f"{folder} exists and is no supernet's checkpoint: give another name")
+    tensors = model.state_dict()
+    if model.config.tied:
+        del tensors["head.weight"]
+    with new_folder(folder) as new:
+        _write(new, format, model.config, {}, tensors["embed.weight"].dtype, tensors.items(), shard_bytes)
+
+
+def convert(
+    source: str | Path, target: str | Path, to: str, teacher: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> LayerReader:
+    """Write the checkpoint ``source`` as ``target`` in the format ``to``, holding one shard of tensors at a time; returns what was read.
+
+    Tokenizer files go along. Raises ValueError when the source cannot be read, the target exists, or Apriel2 cannot hold the model.
+    """
+    source, target = Path(source), Path(target)
+    reader = open_layers(source, teacher)
+    if target.exists():
+        raise ValueError(f"{target} exists: give another name, or delete it first")
+    with new_folder(target) as new:
+        _write(new, to, reader.config, reader.kept, reader.tensors["embed.weight"].dtype, read_tensors(reader.tensors), shard_bytes)
+        for path in sorted(source.iterdir()):
+            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in BESIDE):
+                shutil.copyfile(path, new / path.name)
+    return reader
+
+
+def describe(folder: str | Path, teacher: str | Path | None = None) -> dict[str, Any]:
+    """What a checkpoint holds; ``sha256`` is of the content (names, shapes, dtypes, values), the same in every format and sharding."""
+    reader = open_layers(folder, teacher)
+    config, entries = reader.config, reader.tensors
+    unused = [f".mixers.{letter}." for letter in config.mixers if letter != "F"]
+    numbers = {name: torch.Size(entry.shape).numel() for name, entry in entries.items()}
+    digest = hashlib.sha256()
+    for name, tensor in read_tensors(dict(sorted(entries.items()))):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    left_out = {"left out (vision)": f"{len(reader.left_out)} tensors"} if reader.left_out else {}
+    return {
+        "format": reader.format,
+        "layers": config.layers,
+        "mixers": config.mixers,
+        "parameters": sum(numbers.values()),
+        "parameters of all-FA": sum(n for name, n in numbers.items() if not any(part in name for part in unused)),
+        "dtype": ", ".join(sorted({str(entry.dtype).removeprefix("torch.") for entry in entries.values()})),
+        "bytes": sum(entry.bytes for entry in entries.values()),
+        "files": len({entry.file for entry in entries.values()}),
+        "tied": config.tied,
+        "window": config.window,
+        **left_out,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _is_supernet(folder: Path) -> bool:
+    raw = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return raw.get("format") == NAME or raw.get("model_type") in apriel2.FAMILIES
+
+
+def _write(
+    folder: Path,
+    format: str,
+    config: SupernetConfig,
+    kept: dict[str, Any],
+    dtype: torch.dtype,
+    tensors: Iterable[tuple[str, Tensor]],
+    shard_bytes: int,
+) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: choose from {', '.join(FORMATS)}")
+    if format == "native":
+        raw = native_raw(config) | ({"apriel2": kept} if kept else {})
+    else:
+        raw = apriel2.write_config(config, str(dtype).removeprefix("torch."), kept)
+        tensors = ((apriel2.their_name(name), tensor) for name, tensor in tensors)
+    write_tensors(folder, tensors, shard_bytes, {"format": "pt"} if format == "apriel2" else None)
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+
+
+def save_trained(model: Supernet, folder: Path, meta: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the tensors that require gradients, the model's shapes, and ``meta``. The folder appears whole or not at all.
+
+    ``tensors`` gives them where the model holds a shard of each only.
+    """
+    if tensors is None:
+        tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    meta = meta | {"tensors": len(tensors), "model": dataclasses.asdict(model.config)}
     with new_folder(folder) as temporary:
         save_file(tensors, temporary / "model.safetensors")
-        (temporary / "meta.json").write_text(json.dumps(meta | {"tensors": len(tensors)}, indent=1) + "\n")
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
 def load_trained(model: Supernet, folder: Path) -> dict[str, Any]:
@@ -60,3 +189,33 @@ def load_trained(model: Supernet, folder: Path) -> dict[str, Any]:
             raise ValueError(f"checkpoint {folder} does not fit the model: {name} is {tuple(tensor.shape)}, in the model {here}: {remedy}")
         parameters[name].data.copy_(tensor)
     return meta
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit code; errors are one line."""
+    parser = argparse.ArgumentParser(prog="python -m supernet.checkpoint", description="what a checkpoint holds; other formats of it")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (("describe", "what is in a checkpoint"), ("convert", "write a checkpoint in another format")):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("folder", help="native, Apriel2, or a run's checkpoints/step-*")
+        command.add_argument("--teacher", help="the teacher's folder, for a run's checkpoint")
+    command.add_argument("target", help="a folder that does not exist yet")
+    command.add_argument("--to", choices=FORMATS, required=True)
+    command.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest file, and what is held in memory (default: 5e9)")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "describe":
+            for key, value in describe(given.folder, given.teacher).items():
+                print(f"{key}: {value:,}" if type(value) is int else f"{key}: {value}")
+        else:
+            reader = convert(given.folder, given.target, given.to, given.teacher, given.shard_bytes)
+            left = f", {len(reader.left_out)} vision tensors left out" if reader.left_out else ""
+            print(f"{given.target}: {len(reader.tensors)} tensors as {given.to}{left}")
+    except (ValueError, OSError, SafetensorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

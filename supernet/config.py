@@ -24,6 +24,7 @@ class SupernetConfig:
     window: int  # a token sees itself and the window - 1 tokens before it
     tied: bool = False  # output head shares the embedding
     qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3: a norm over every head of q and k, before the rotary embedding; its eps is norm_eps
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     delta_norm_eps: float = 1e-5  # of the norm inside KDA and GDN; Apriel2 has 1e-5 there whatever the other norms have

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from supernet.config import SupernetConfig
 from supernet.layers import RMSNorm, SwiGLU
@@ -52,11 +53,14 @@ class Supernet(nn.Module):
             p.data = p.data.to(torch.float32 if name.endswith(("A_log", "dt_bias")) else dtype)
         return self
 
-    def features(self, tokens: Tensor, placement: str) -> tuple[Tensor, list[Tensor]]:
-        """(hidden states after the final norm [B, T, D], every layer's mixer output: L tensors [B, T, D])."""
+    def features(self, tokens: Tensor, placement: str, recompute: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """(hidden states after the final norm [B, T, D], every layer's mixer output: L tensors [B, T, D]).
+
+        ``recompute`` keeps only the input and the outputs of each block for the backward pass, which computes the rest again.
+        """
         x, outputs = self.embed(tokens), []
         for block, letter in zip(self.blocks, self.parse(placement), strict=True):
-            x, mixed = block(x, letter)
+            x, mixed = checkpoint(block, x, letter, use_reentrant=False, preserve_rng_state=False) if recompute else block(x, letter)
             outputs.append(mixed)
         return self.norm(x), outputs
 

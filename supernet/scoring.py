@@ -90,12 +90,13 @@ def build_trie(config: SupernetConfig, placements: list[str]) -> Trie:
 
 
 def plan_chunks(
-    config: SupernetConfig, trie: Trie, items: list[Item], memory_bytes: int, dtype: torch.dtype, device: str = "cpu"
+    config: SupernetConfig, trie: Trie, items: list[Item], memory_bytes: int, dtype: torch.dtype, device: str = "cpu", weights: int = 0
 ) -> list[list[int]]:
-    """Split items into chunks whose sweep keeps within ``memory_bytes`` beyond the weights: indices into ``items``, shortest items first.
+    """Split items into chunks whose sweep keeps within ``memory_bytes``: indices into ``items``, shortest items first.
 
-    A function of shapes and budget alone, so that a sweep that was killed finds the same chunks again. Raises ValueError, naming the
-    smallest budget that works, when one item does not fit.
+    ``weights`` bytes of the budget are taken already (0: the weights are not part of it). A function of shapes and budget alone, so that
+    a sweep that was killed finds the same chunks again. Raises ValueError, naming the smallest budget that works, when one item does not
+    fit.
     """
     for item in items:
         if not 1 <= item.prompt < len(item.tokens):
@@ -108,7 +109,7 @@ def plan_chunks(
     def needed(chunk: list[int]) -> int:
         lengths = [len(items[i].tokens) - 1 for i in chunk]
         padded = sum(len(tile) * lengths[tile[-1]] for tile in _tile(lengths, BATCH_TOKENS[device]))
-        return padded * trie.slots * config.hidden * dtype.itemsize + scratch_bytes(config, lengths[-1], device)
+        return weights + padded * trie.slots * config.hidden * dtype.itemsize + scratch_bytes(config, lengths[-1], device)
 
     if needed(order[-1:]) > memory_bytes:
         raise ValueError(f"a memory budget of {memory_bytes} bytes does not hold one item of {len(items[order[-1]].tokens)} tokens for "
@@ -180,7 +181,7 @@ def score_chunk(
                     logp[np.ix_([row[p] for p in prefixes], columns)] = _log_likelihood(model, block, tile, x)
                 else:
                     _put(tile, prefixes, x + block.mlp(block.mlp_norm(x)))
-    return logp, Counts(trie.prefixes, len(items), evaluations, _flops(config, trie, items))
+    return logp, Counts(trie.prefixes, len(items), evaluations, sweep_flops(config, trie, items))
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _log_likelihood(model: Supernet, block: Block, tile: _Tile, x: Tensor) -> np
     return np.add.reduceat(torch.cat(parts).view(-1, len(tile.targets)).cpu().double().numpy(), tile.starts, axis=1)
 
 
-def _flops(config: SupernetConfig, trie: Trie, items: list[Item]) -> float:
+def sweep_flops(config: SupernetConfig, trie: Trie, items: list[Item]) -> float:
     """FLOPs of the chunk on the items' own tokens; the last MLP and the head run at target positions only."""
     letters = Counter(p[-1] for level in trie.levels[1:] for p in level)
     total, mlp = 0.0, 6.0 * config.hidden * config.ffn

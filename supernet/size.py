@@ -1,5 +1,7 @@
 """Parameters, bytes and FLOPs of a supernet without allocating it: modules are built on torch's meta device."""
 
+from functools import cache
+
 import torch
 
 from supernet.config import SupernetConfig
@@ -36,6 +38,29 @@ def forward_flops(config: SupernetConfig, placement: str, tokens: int, head_toke
 
 def layer_flops(config: SupernetConfig, letter: str, tokens: int) -> float:
     """FLOPs of one layer with one mixer over one sequence of ``tokens``."""
+    weights = layer_parameters(config, letter) + 3 * config.hidden * config.ffn
+    return 2.0 * tokens * weights + MIXERS[letter].mixing_flops(config, tokens)
+
+
+@cache
+def layer_parameters(config: SupernetConfig, letter: str) -> int:
+    """Parameters of one mixer of one layer."""
     with torch.device("meta"):
-        mixer = sum(p.numel() for p in MIXERS[letter](config).parameters())
-    return 2.0 * tokens * (mixer + 3 * config.hidden * config.ffn) + MIXERS[letter].mixing_flops(config, tokens)
+        return sum(p.numel() for p in MIXERS[letter](config).parameters())
+
+
+def backward_flops(config: SupernetConfig, letter: str, tokens: int, trained: bool) -> float:
+    """FLOPs of one layer's backward pass over one sequence: gradients of what went in, through frozen weights too, and of the mixer's
+    weights where it is ``trained``; attention scores and states cost twice their forward."""
+    own = 2.0 * tokens * layer_parameters(config, letter) if trained else 0.0
+    return layer_flops(config, letter, tokens) + MIXERS[letter].mixing_flops(config, tokens) + own
+
+
+def layer_saved_bytes(config: SupernetConfig, letter: str, batch: int, tokens: int, itemsize: int) -> float:
+    """Bytes that autograd keeps of one layer between forward and backward, its MLP and norms frozen, its weights left out.
+
+    ``itemsize``: bytes of an activation, 4 or, under bf16 autocast, 2. Counted on the plain torch path (a test counts again); kernels that
+    keep less in a CUDA build make it an upper bound.
+    """
+    norms_and_mlp = 2 * 4 * (config.hidden + 1) + 3 * config.ffn * itemsize
+    return batch * tokens * norms_and_mlp + MIXERS[letter].saved_bytes(config, batch, tokens, itemsize)

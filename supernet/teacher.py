@@ -1,31 +1,41 @@
 """Where teachers come from: a Hugging Face folder or hub name, a GGUF file, or our own folder of an all-FA supernet.
 
-Our folder holds ``config.json`` (SupernetConfig), ``model.safetensors`` (the state dict, a tied head stored once) and ``source.json``
-(where the weights came from, and the sha256 of ``model.safetensors``).
+Our folder is a native checkpoint with ``source.json`` beside it: where the weights came from, and the sha256 of its safetensors.
 """
 
-import dataclasses
-import hashlib
 import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from supernet.checkpoint import new_folder
+from supernet.apriel2 import is_vision
+from supernet.checkpoint import SHARD_BYTES, assemble, new_folder
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.reader import check_tensors, native_raw, open_layers
+from supernet.shards import file_digest, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-FAMILIES = ("llama", "mistral", "qwen2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+WRAPPERS = ("llava", "mistral3")  # a vision encoder before a text model of FAMILIES, of which we take the text model
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+NEUTRAL = {  # what other models compute with, and where it changes nothing
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "sliding_window": (None,),
+    "quantization_config": (None,),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap", "clip_qkv", "query_pre_attn_scalar",
+                     "attention_chunk_size", "no_rope_layers", "num_local_experts", "num_experts"), (None,)),
+    **dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb",
+                     "partial_rotary_factor"), (None, 1, 1.0)),
+}  # fmt: skip
+ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 # Pattern of a Hugging Face tensor name -> our name.
 NAMES = {
     r"model\.embed_tokens\.weight": "embed.weight",
@@ -34,6 +44,7 @@ NAMES = {
     r"model\.layers\.(\d+)\.input_layernorm\.weight": r"blocks.\1.mixer_norm.weight",
     r"model\.layers\.(\d+)\.post_attention_layernorm\.weight": r"blocks.\1.mlp_norm.weight",
     r"model\.layers\.(\d+)\.self_attn\.([qkvo]_proj\.(?:weight|bias))": r"blocks.\1.mixers.F.\2",
+    r"model\.layers\.(\d+)\.self_attn\.([qk]_norm\.weight)": r"blocks.\1.mixers.F.\2",
     r"model\.layers\.(\d+)\.mlp\.((?:gate|up|down)_proj\.weight)": r"blocks.\1.mlp.\2",
 }
 
@@ -54,7 +65,7 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
     teacher has none. Raises ValueError where the model is absent, unreadable, or has a part that Supernet would compute differently.
     """
     hf = hugging_face_model(path, gguf_file, dtype)
-    c = hf.config
+    c = hf.config.get_text_config()
     config = SupernetConfig(
         layers=c.num_hidden_layers,
         hidden=c.hidden_size,
@@ -64,22 +75,24 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
         head_dim=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
         vocab=c.vocab_size,
         window=window,
-        tied=c.tie_word_embeddings,
+        tied=hf.get_output_embeddings().weight is hf.get_input_embeddings().weight,
         qkv_bias=c.model_type == "qwen2",
+        qk_norm=c.model_type == "qwen3",
         rope_theta=float(c.rope_parameters["rope_theta"]),
         norm_eps=float(f"{c.rms_norm_eps:.6g}"),  # GGUF keeps it in float32: 9.999999747e-06
         mixers="F",
     )
-    tensors = {_our_name(name): tensor for name, tensor in hf.state_dict().items()}
+    tensors = {_our_name(name): tensor for name, tensor in hf.state_dict().items() if not is_vision(name)}
     if config.tied:
         del tensors["head.weight"]
-    return _assemble(config, tensors, path)
+    check_tensors(config, tensors, path)
+    return assemble(config, tensors).requires_grad_(False)
 
 
 def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype) -> "PreTrainedModel":
     """The transformers model itself, checked to be one that Supernet computes exactly, in evaluation mode. Raises ValueError."""
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GgufConfig
     except ImportError:
         raise ValueError("a Hugging Face or GGUF teacher needs transformers: pip install .[llm]") from None
     if gguf_file and not (Path(path) / gguf_file).is_file():
@@ -91,7 +104,8 @@ def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype) -> "PreTra
         config = AutoConfig.from_pretrained(path, **where)
         refused = _refused(config)
         if not refused:
-            model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **where, **quantization)
+            kind = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
+            model, report = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **where, **quantization)
     except Exception as error:  # whatever transformers, tokenizers, gguf and safetensors raise on a file that is not what it should be
         reason = hub_trouble or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"teacher {path!r} can't be loaded ({reason}): download it (hf download NAME --local-dir DIR) "
@@ -116,75 +130,54 @@ def _hub_trouble(path: str) -> str:
 
 def _refused(config: "PretrainedConfig") -> str:
     """The first thing in a Hugging Face config that Supernet would compute differently, or ""."""
-    rope, layers = getattr(config, "rope_parameters", None) or {}, getattr(config, "layer_types", None) or []
-    allowed = {
-        "model_type": (config.model_type, FAMILIES),
-        "rope_type": (rope.get("rope_type", "default"), ("default",)),
-        "partial_rotary_factor": (rope.get("partial_rotary_factor", 1.0), (1.0,)),
-        "sliding_window": (getattr(config, "sliding_window", None), (None,)),
-        "layer_types": (next((t for t in layers if t != "full_attention"), ""), ("",)),
-        "hidden_act": (getattr(config, "hidden_act", "silu"), ("silu",)),
-        "attention_bias": (getattr(config, "attention_bias", False), (False,)),
-        "mlp_bias": (getattr(config, "mlp_bias", False), (False,)),
-        "quantization_config": (getattr(config, "quantization_config", None), (None,)),
-    }
-    for part, (value, fine) in allowed.items():
+    text = config.get_text_config()
+    rope, layers = getattr(text, "rope_parameters", None) or {}, getattr(text, "layer_types", None) or []
+    checked: list[tuple[str, Any, tuple]] = [
+        ("model_type", config.model_type, FAMILIES if text is config else WRAPPERS),
+        ("model_type", text.model_type, FAMILIES),
+        ("rope_type", rope.get("rope_type", "default"), ("default",)),
+        *((f"rope_parameters.{key}", value, (None,)) for key, value in rope.items() if key not in ROPE),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
+        ("quantization_config", getattr(config, "quantization_config", None), (None,)),
+        *((key, getattr(text, key, fine[0]), fine) for key, fine in NEUTRAL.items()),
+        *(("layer_types", kind, ("full_attention",)) for kind in layers),
+    ]
+    for part, value, fine in checked:
         if value not in fine:
             return f"{part} = {value!r} (not {' or '.join(map(repr, fine))})"
     return ""
 
 
 def _our_name(name: str) -> str:
+    """Our name of a tensor of the text model, alone or wrapped; another name stays, and is refused."""
+    name = name.replace("model.language_model.", "model.", 1)
     for pattern, ours in NAMES.items():
         if re.fullmatch(pattern, name):
             return re.sub(pattern, ours, name)
-    return name  # unknown: refused by _assemble
+    return name
 
 
-def _assemble(config: SupernetConfig, tensors: dict[str, Tensor], where: str) -> Supernet:
-    """A Supernet that takes the tensors as its parameters: no copy, so a 15B teacher is held once."""
-    with torch.device("meta"):
-        model = Supernet(config)
-    expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not (config.tied and name == "head.weight")}
-    given = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise ValueError(
-                f"{where}: tensor {name} has shape {given.get(name)}, its config asks for {expected.get(name)}: make the teacher again"
-            )
-    model.load_state_dict(tensors, assign=True, strict=not config.tied)  # strict asks for the tied head too
-    if config.tied:
-        model.head.weight = model.embed.weight
-    return model.requires_grad_(False).eval()
-
-
-def save_teacher(model: Supernet, folder: Path, source: str) -> None:
+def save_teacher(model: Supernet, folder: Path, source: str, shard_bytes: int = SHARD_BYTES) -> None:
     """Write an all-FA Supernet (mixers "F") to ``folder``: beside its name, then renamed into place. ``source`` says where it came from."""
     assert model.config.mixers == "F", model.config.mixers
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = model.state_dict()
     if model.config.tied:
         del tensors["head.weight"]
     with new_folder(Path(folder)) as new:
-        save_file(tensors, new / "model.safetensors")
-        with (new / "model.safetensors").open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        (new / "config.json").write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
-        (new / "source.json").write_text(json.dumps({"source": source, "sha256": digest}, indent=2) + "\n")
+        write_tensors(new, tensors.items(), shard_bytes)
+        (new / "config.json").write_text(json.dumps(native_raw(model.config), indent=2) + "\n")
+        (new / "source.json").write_text(json.dumps({"source": source, "sha256": file_digest(new)}, indent=2) + "\n")
 
 
 def load_teacher(folder: Path, dtype: torch.dtype = torch.float32) -> Supernet:
     """The Supernet that ``save_teacher`` wrote, in ``dtype``, frozen. Raises ValueError naming the file that is wrong."""
     folder = Path(folder)
-    remedy = "delete the folder and run python -m experiments.teach"
-    for name in ("config.json", "model.safetensors", "source.json"):
+    for name in ("config.json", "source.json"):
         if not (folder / name).is_file():
             raise ValueError(f"no teacher at {folder}: {name} is missing: make it with python -m experiments.teach")
     try:
-        config = SupernetConfig(**json.loads((folder / "config.json").read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not a teacher's config ({error}): {remedy}") from None
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is truncated or unreadable ({error}): {remedy}") from None
-    return _assemble(config, {name: t.to(dtype) for name, t in tensors.items()}, str(folder / "model.safetensors"))
+        reader = open_layers(folder)
+        tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(reader.tensors)}
+    except ValueError as error:
+        raise ValueError(f"teacher: {error}; or delete {folder} and run python -m experiments.teach") from None
+    return assemble(reader.config, tensors).requires_grad_(False)

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
-from supernet.layers import rotate
+from supernet.layers import RMSNorm, rotate
+from supernet.ops.window import window_attention
 
 
 class FullAttention(nn.Module):
@@ -20,19 +21,31 @@ class FullAttention(nn.Module):
         self.k_proj = nn.Linear(c.hidden, c.kv_heads * c.head_dim, bias=c.qkv_bias)
         self.v_proj = nn.Linear(c.hidden, c.kv_heads * c.head_dim, bias=c.qkv_bias)
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden, bias=False)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.head_dim, c.norm_eps), RMSNorm(c.head_dim, c.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         c, T = self.config, x.shape[1]
         q, k, v = (p(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
         # Keys and values are repeated here because enable_gqa leaves the fused CPU kernel.
         k, v = k.repeat_interleave(c.group, 1), v.repeat_interleave(c.group, 1)
         if self.windowed and c.window < T:
-            distance = torch.arange(T, device=x.device)[:, None] - torch.arange(T, device=x.device)
-            o = F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < c.window))
+            o = window_attention(q, k, v, c.window)
         else:
             o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(o.transpose(1, 2).flatten(2))
+
+    def query_and_key(self) -> tuple[Tensor, Tensor]:
+        """The q and k weights [heads * d, D], [kv_heads * d, D]; the norms' weights are multiplied in, which leaves the directions of q and
+        k of every head as they are after the norms."""
+        q, k = self.q_proj.weight, self.k_proj.weight
+        if not self.config.qk_norm:
+            return q, k
+        c = self.config
+        return q * self.q_norm.weight.repeat(c.heads)[:, None], k * self.k_norm.weight.repeat(c.kv_heads)[:, None]
 
     @classmethod
     def mixing_flops(cls, config: SupernetConfig, tokens: int) -> float:
@@ -40,6 +53,14 @@ class FullAttention(nn.Module):
         reach = min(config.window, tokens) if cls.windowed else tokens
         pairs = reach * (reach + 1) / 2 + (tokens - reach) * reach
         return 4.0 * pairs * config.heads * config.head_dim
+
+    @classmethod
+    def saved_bytes(cls, config: SupernetConfig, batch: int, tokens: int, itemsize: int) -> float:
+        """Bytes that autograd keeps for the backward pass: the input, queries, keys and values of all heads, the output twice, log-sums,
+        rotations and the mask of a window. ``itemsize``: of activations; 2 under autocast."""
+        width = config.heads * config.head_dim
+        mask = tokens**2 * itemsize if cls.windowed and config.window < tokens else 0
+        return batch * tokens * (itemsize * (config.hidden + 5 * width) + 4 * config.heads) + 2 * tokens * config.head_dim * itemsize + mask
 
     @torch.no_grad()
     def init_from_attention(self, teacher: "FullAttention") -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from supernet.config import SupernetConfig
 from supernet.layers import CausalConv, RMSNorm
 from supernet.mixers.attention import FullAttention
-from supernet.ops.delta_rule import delta_rule
+from supernet.ops.delta_rule import saved_floats
+from supernet.ops.kernels import delta_rule
 
 L2_EPS = 1e-6
 TAP = 0.5  # initial tap of the convolutions at the current token
@@ -94,6 +95,16 @@ class KimiDeltaAttention(nn.Module):
         """FLOPs of the recurrence for one sequence (decay, read, write, query: 7 per state entry), without the projections."""
         return 7.0 * tokens * config.kda_heads * config.kda_dim**2
 
+    @classmethod
+    def saved_bytes(cls, config: SupernetConfig, batch: int, tokens: int, itemsize: int) -> float:
+        """Bytes that autograd keeps for the backward pass; ``itemsize``: of activations, 2 under autocast. The recurrence is in float32."""
+        c, width = config, config.kda_heads * config.kda_dim
+        # input, low ranks; convolutions before and after SiLU; gate, normed and gated output
+        own = itemsize * (c.hidden + 2 * c.kda_dim + 3 * width + 3 * width + 5 * width)
+        # decay before and after softplus, queries and keys, output; beta and the three norms' factors per head
+        single = 4 * (2 * width + 2 * width + width + 6 * c.kda_heads)
+        return batch * (tokens * (own + single) + 4 * c.kda_heads * saved_floats(tokens, c.kda_dim, c.kda_dim, per_channel=True))
+
     @torch.no_grad()
     def init_from_attention(self, teacher: FullAttention) -> None:
         """Weights of the same heads, each with the key-value head it reads in the teacher. Biases are dropped: see ``calibrate``.
@@ -103,14 +114,15 @@ class KimiDeltaAttention(nn.Module):
         c = self.config
         _same_heads("kda", (c.kda_heads, c.kda_dim), teacher.config)
         d, group = c.kda_dim, teacher.config.group
-        k, v = (_per_query_head(p.weight, d, group) for p in (teacher.k_proj, teacher.v_proj))
-        for own, weight in ((self.q_proj, teacher.q_proj.weight), (self.k_proj, k), (self.v_proj, v), (self.o_proj, teacher.o_proj.weight)):
+        q, keys = teacher.query_and_key()
+        k, v = (_per_query_head(weight, d, group) for weight in (keys, teacher.v_proj.weight))
+        for own, weight in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v), (self.o_proj, teacher.o_proj.weight)):
             own.weight.copy_(weight)
         for conv, tap in ((self.q_conv, TAP), (self.k_conv, TAP), (self.v_conv, VALUE_TAP)):
             conv.weight.zero_()[..., -1] = tap
         # With f_b at zero the decay starts constant and f_b gets a gradient; f_a reads the directions that keys read.
         self.f_b_proj.weight.zero_()
-        self.f_a_proj.weight.copy_(_low_rank(teacher.k_proj.weight, d)[0])
+        self.f_a_proj.weight.copy_(_low_rank(keys, d)[0])
         a, b = _low_rank(v, d)
         self.g_a_proj.weight.copy_(a)
         self.g_b_proj.weight.copy_(b)
@@ -152,7 +164,6 @@ class GatedDeltaNet(nn.Module):
         q, k, v = self.convolution(qkv).split(self.widths[:3], -1)
         q, k = (y.unflatten(-1, (c.gdn_key_heads, c.gdn_key_dim)) for y in (q, k))
         q, k = unit(q, c.gdn_key_dim**-0.5), unit(k)
-        q, k = (y.repeat_interleave(c.gdn_value_heads // c.gdn_key_heads, 2) for y in (q, k))
         v, z = (y.unflatten(-1, (c.gdn_value_heads, c.gdn_value_dim)) for y in (v, z))
         b, a = self.in_proj_ba(x).float().chunk(2, -1)
         g = log_decay(self.A_log, a + self.dt_bias.float())[..., None]
@@ -163,6 +174,18 @@ class GatedDeltaNet(nn.Module):
     def mixing_flops(cls, config: SupernetConfig, tokens: int) -> float:
         """FLOPs of the recurrence for one sequence (decay, read, write, query: 7 per state entry), without the projections."""
         return 7.0 * tokens * config.gdn_value_heads * config.gdn_key_dim * config.gdn_value_dim
+
+    @classmethod
+    def saved_bytes(cls, config: SupernetConfig, batch: int, tokens: int, itemsize: int) -> float:
+        """Bytes that autograd keeps for the backward pass; ``itemsize``: of activations, 2 under autocast. The recurrence is in float32."""
+        c = config
+        keys, values = c.gdn_key_heads * c.gdn_key_dim, c.gdn_value_heads * c.gdn_value_dim
+        # input; convolution before and after SiLU; projection, normed and gated output
+        own = itemsize * (c.hidden + 2 * (2 * keys + values) + (2 * keys + 2 * values) + 4 * values)
+        # queries and keys (in float32 with the values beside them), output; norms' factors, decay and beta per head
+        single = 4 * ((2 * keys + values if itemsize == 4 else 2 * keys) + values + 4 * c.gdn_key_heads + 4 * c.gdn_value_heads)
+        floats = saved_floats(tokens, c.gdn_key_dim, c.gdn_value_dim, per_channel=False)
+        return batch * (tokens * (own + single) + 4 * c.gdn_value_heads * floats)
 
     @torch.no_grad()
     def init_from_attention(self, teacher: FullAttention) -> None:
@@ -177,8 +200,9 @@ class GatedDeltaNet(nn.Module):
         if c.gdn_key_dim != d:
             raise ValueError(f"model.gdn_key_dim is {c.gdn_key_dim}, the teacher's head_dim {d}: initialisation needs them equal")
         shared = c.gdn_value_heads // c.gdn_key_heads
-        q = teacher.q_proj.weight.unflatten(0, (c.gdn_key_heads, shared, d)).mean(1).flatten(0, 1)
-        k, v = (_per_query_head(p.weight, d, group) for p in (teacher.k_proj, teacher.v_proj))
+        q, k = teacher.query_and_key()
+        q = q.unflatten(0, (c.gdn_key_heads, shared, d)).mean(1).flatten(0, 1)
+        k, v = (_per_query_head(weight, d, group) for weight in (k, teacher.v_proj.weight))
         k = k.unflatten(0, (c.gdn_key_heads, shared, d))[:, 0].flatten(0, 1)
         self.in_proj_qkvz.weight.copy_(torch.cat([q, k, v, v]))
         self.in_proj_ba.weight.zero_()  # beta 0.5, decay constant

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from supernet.checkpoint import load
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.mixers import MIXERS
@@ -196,41 +197,10 @@ def test_fifth_mixer_is_one_class_and_one_entry(monkeypatch):
 # --- the reference implementation
 
 
-def read_oracle_model():
-    """A Supernet from the reference's folder: its configuration and tensor names, translated."""
-    from safetensors.torch import load_file
-
-    raw = json.loads((ORACLE / "config.json").read_text())
-    block, mixers = raw["decoder"]["block"], raw["decoder"]["block"]["mixer"]["mixers"]
-    attention, gdn, kda = mixers["attention"], mixers["gdn"], mixers["kda"]
-    config = SupernetConfig(
-        layers=raw["decoder"]["num_blocks"], hidden=raw["hidden_size"], ffn=block["mlp"]["intermediate_size"],
-        heads=attention["heads"], kv_heads=attention["head_groups"], head_dim=attention["head_size"], vocab=raw["vocab_size"],
-        window=mixers["sliding_window"]["window_size"], tied=raw["tie_word_embeddings"], qkv_bias=True,
-        rope_theta=attention["rotary"]["theta"], norm_eps=raw["head"]["normalization"]["epsilon"],
-        conv_width=gdn["convolution_layer"]["kernel_size"], gdn_key_heads=gdn["key_heads"], gdn_value_heads=gdn["value_heads"],
-        gdn_key_dim=gdn["key_head_dim"], gdn_value_dim=gdn["value_head_dim"], kda_heads=kda["heads"], kda_dim=kda["head_dim"],
-    )  # fmt: skip
-    model = Supernet(config).eval()
-    renames = [
-        ("model.decoder.blocks.", "blocks."), ("input_layernorm", "mixer_norm"), ("post_attention_layernorm", "mlp_norm"),
-        ("mixer.mixers.", "mixers."), ("model.embed_tokens", "embed"), ("model.norm", "norm"), ("lm_head", "head"),
-        *((f"mixers.{name}.", f"mixers.{letter}.") for name, letter in LETTER.items()),
-    ]  # fmt: skip
-    state = {}
-    for name, tensor in load_file(ORACLE / "model.safetensors").items():
-        for old, new in renames:
-            name = name.replace(old, new)
-        state[name] = tensor
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and set(missing) <= {"head.weight"}
-    return model
-
-
 @pytest.fixture(scope="module")
 def reference():
     placements = json.loads((ORACLE / "placements.json").read_text())
-    return read_oracle_model(), {n: "".join(LETTER[m] for m in p) for n, p in placements.items()}, np.load(ORACLE / "oracle.npz")
+    return load(ORACLE), {n: "".join(LETTER[m] for m in p) for n, p in placements.items()}, np.load(ORACLE / "oracle.npz")
 
 
 @oracle

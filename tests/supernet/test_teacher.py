@@ -1,9 +1,13 @@
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from supernet.decoder import Supernet
+from supernet.initialise import initialise
 from supernet.teacher import from_hugging_face, hugging_face_model, load_teacher, save_teacher, smollm2_gguf
 
 transformers = pytest.importorskip("transformers", reason="needs pip install .[llm]")
@@ -19,11 +23,24 @@ SHAPE = {
 WINDOW = 5
 
 
-def write(folder, family, **changes):
-    """A small random Hugging Face model with weights large enough that positions, grouping and biases all matter."""
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+
+
+def write(folder, family, wrapper="", **changes):
+    """A small random Hugging Face model with weights large enough that positions, grouping and biases all matter.
+
+    With a ``wrapper`` such as llava it is the text model behind a Pixtral vision encoder.
+    """
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(family, **(SHAPE | changes))
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    kind = transformers.AutoModelForCausalLM
+    if wrapper:
+        vision = transformers.PixtralVisionConfig(**VISION).to_dict()
+        tied = config.tie_word_embeddings
+        config = transformers.AutoConfig.for_model(wrapper, text_config=config.to_dict(), vision_config=vision, image_token_index=60,
+                                                   tie_word_embeddings=tied)  # fmt: skip
+        kind = transformers.AutoModelForImageTextToText
+    model = kind.from_config(config).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, 1.0 if p.dim() == 1 else 0.0, 0.3)
     model.save_pretrained(folder)
@@ -36,21 +53,26 @@ def write(folder, family, **changes):
     [
         ("llama", {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3}),
         ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+        ("qwen3", {"head_dim": 16, "rms_norm_eps": 1e-3}),
         ("mistral", {"sliding_window": None, "num_key_value_heads": 1}),
+        ("mistral", {"sliding_window": None, "head_dim": 6, "wrapper": "llava"}),
+        ("mistral", {"sliding_window": None, "wrapper": "mistral3"}),
     ],
 )
 def test_logits_equal_transformers_before_and_after_our_folder(tmp_path, family, changes, tied):
     path = write(tmp_path / "hf", family, tie_word_embeddings=tied, **changes)
     ours = from_hugging_face(path, "", WINDOW)
     assert ours.config.tied == tied and ours.config.window == WINDOW and ours.config.mixers == "F"
-    tokens = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
+    assert ours.config.qk_norm == (family == "qwen3") and ours.config.head_dim == changes.get("head_dim", 8)
+    tokens = torch.randint(59, (2, 40), generator=torch.Generator().manual_seed(1))  # below the image token
     with torch.no_grad():
         expected, logits = hugging_face_model(path, "", torch.float32)(tokens).logits, ours(tokens, "FF")
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     assert expected.abs().max() > 1  # the tolerance means something
 
     save_teacher(ours, tmp_path / "teacher", "a test")
-    save_teacher(ours, tmp_path / "teacher", "a test, again")  # replaces the first
+    save_teacher(ours, tmp_path / "teacher", "a test, again", shard_bytes=5000)  # replaces the first
+    assert len(list((tmp_path / "teacher").glob("*.safetensors"))) > 1
     again = load_teacher(tmp_path / "teacher")
     assert again.config == ours.config and torch.equal(again(tokens, "FF"), logits)
     assert (again.head.weight is again.embed.weight) == tied
@@ -62,6 +84,11 @@ def test_logits_equal_transformers_before_and_after_our_folder(tmp_path, family,
 def test_load_teacher_in_bfloat16(tmp_path):
     ours = from_hugging_face(write(tmp_path / "hf", "llama"), "", WINDOW)
     save_teacher(ours, tmp_path / "teacher", "a test")
+    (tmp_path / "teacher" / "config.json").write_text(  # as it was before the format had a name
+        json.dumps(
+            {k: v for k, v in json.loads((tmp_path / "teacher" / "config.json").read_text()).items() if k not in ("format", "qk_norm")}
+        )
+    )
     for name, p in load_teacher(tmp_path / "teacher", torch.bfloat16).named_parameters():
         assert torch.equal(p, ours.get_parameter(name).bfloat16()), name
 
@@ -75,11 +102,71 @@ def test_load_teacher_in_bfloat16(tmp_path):
         ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding_window = 8"),
         ("mistral", {"sliding_window": 8}, "sliding_window = 8"),
-        ("qwen3", {"head_dim": 8}, "model_type = 'qwen3'"),
+        ("mistral", {"sliding_window": 8, "wrapper": "llava"}, "sliding_window = 8"),
+        ("qwen3", {"head_dim": 8, "attention_bias": True}, "attention_bias = True"),
+        ("gemma", {"head_dim": 8}, "model_type = 'gemma'"),
+        ("gpt2", {}, "model_type = 'gpt2'"),
     ],
 )
 def test_what_the_supernet_does_not_compute_is_refused_by_name(tmp_path, family, changes, named):
     refused(named, lambda: from_hugging_face(write(tmp_path, family, **changes), "", WINDOW))
+
+
+ROPE = {
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
+    "llama3": {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def plain_llama(tmp_path_factory):
+    return Path(write(tmp_path_factory.mktemp("llama"), "llama"))
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        *(({"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **more}}, f"rope_type = '{kind}'") for kind, more in ROPE.items()),
+        *(({"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"type": kind, **more}}, f"rope_type = '{kind}'")
+          for kind, more in ROPE.items()),  # as configs of transformers 4 say it
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}, "mrope_section"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor = 0.25"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        ({"attention_multiplier": 0.1}, "attention_multiplier = 0.1"),
+        ({"residual_multiplier": 0.2}, "residual_multiplier = 0.2"),
+        ({"query_pre_attn_scalar": 7}, "query_pre_attn_scalar = 7"),
+        ({"num_local_experts": 4}, "num_local_experts = 4"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+    ],
+)  # fmt: skip
+def test_what_a_config_says_beyond_the_plain_model_is_refused_by_name(tmp_path, plain_llama, changes, named):
+    shutil.copytree(plain_llama, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | changes))
+    refused(named, lambda: from_hugging_face(str(tmp_path / "hf"), "", WINDOW))
+
+
+def test_delta_mixers_start_from_what_qk_norms_weigh(tmp_path):
+    teacher = from_hugging_face(write(tmp_path, "qwen3", head_dim=8), "", WINDOW)
+    student = Supernet(teacher.config.replace(mixers="FSKG"))
+    initialise(student, teacher)
+    tokens = torch.randint(61, (2, 5), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(student(tokens, "FS"), teacher(tokens, "FF"))  # within the window
+        attention, mixers = teacher.blocks[0].mixers["F"], student.blocks[0].mixers
+        x = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
+        for projection, norm, own in ((attention.q_proj, attention.q_norm, "q_proj"), (attention.k_proj, attention.k_norm, "k_proj")):
+            theirs = norm(projection(x).unflatten(-1, (-1, 8))).repeat_interleave(1 if own == "q_proj" else 2, 1)
+            ours = getattr(mixers["K"], own)(x).unflatten(-1, (-1, 8))
+            torch.testing.assert_close(torch.cosine_similarity(ours, theirs, dim=-1), torch.ones(3, 4))
+        keys = mixers["G"].in_proj_qkvz(x).split(mixers["G"].widths, -1)[1].unflatten(-1, (-1, 8))
+        theirs = attention.k_norm(attention.k_proj(x).unflatten(-1, (-1, 8)))
+        torch.testing.assert_close(torch.cosine_similarity(keys, theirs, dim=-1), torch.ones(3, 2))
 
 
 def refused(words, call):
