@@ -4,9 +4,18 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import optimiser, report, statistics, sweep
+from experiments.bench import kernels, losses, memory, optimiser, report, statistics, sweep, training
 
-BENCHMARKS = {"sweep": sweep.run, "statistics": statistics.run, "report": report.run, "optimiser": optimiser.run}
+BENCHMARKS = {
+    "sweep": sweep.run,
+    "statistics": statistics.run,
+    "report": report.run,
+    "optimiser": optimiser.run,
+    "kernels": kernels.run,
+    "losses": losses.run,
+    "training": training.run,
+    "memory": memory.run,
+}
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Distillation losses. Shapes: B batch, T tokens, D hidden, V vocabulary. Masks [B, T] are true on tokens that count."""
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 512
@@ -19,9 +20,22 @@ def activation_error(student: Tensor, teacher: Tensor, mask: Tensor, kind: str =
     """
     difference = (student.float() - teacher.float()).square().sum(-1)[mask]
     if kind == "relative":
-        return difference.sum() / teacher.float().square().sum(-1)[mask].sum().clamp_min(1e-12)
+        return difference.sum() / activation_power(teacher, mask, kind)
     # A tiny floor keeps the square root differentiable where a copied mixer is exactly right.
     return (difference + 1e-12).sqrt().mean()
+
+
+def activation_power(teacher: Tensor, mask: Tensor, kind: str = "relative") -> Tensor:
+    """What ``activation_error`` of that kind divides by, a scalar: the teacher's power, or the number of tokens that count."""
+    if kind == "relative":
+        return teacher.float().square().sum(-1)[mask].sum().clamp_min(1e-12)
+    return mask.sum().float()
+
+
+def fused(hidden: Tensor, *heads: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the Triton kernel may be used: on CUDA, with Triton there, and heads that are frozen, as it gives them no gradient."""
+    frozen = all(isinstance(head, nn.Module) and not any(p.requires_grad for p in head.parameters()) for head in heads)
+    return hidden.is_cuda and frozen and importlib.util.find_spec("triton") is not None
 
 
 def kl_losses(
@@ -30,8 +44,14 @@ def kl_losses(
     """(KL(teacher || student), KL(student || teacher)) in nats per token, means over the mask.
 
     Takes final hidden states [B, T, D] and the heads, so that only CHUNK tokens' logits exist at once, forward and backward.
+    On CUDA one Triton kernel forms values and gradients (``triton_kl``), elsewhere torch does.
     """
     student, teacher = student[mask], teacher[mask]
+    if fused(student, student_head, teacher_head):
+        from supernet.ops.triton_kl import fused_kl_sums
+
+        forward, reverse = fused_kl_sums(student, teacher, student_head, teacher_head, CHUNK)
+        return forward / len(student), reverse / len(student)
 
     def chunk_sums(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         log_q, log_p = F.log_softmax(student_head(s).float(), -1), F.log_softmax(teacher_head(t).float(), -1)
@@ -43,3 +63,20 @@ def kl_losses(
         f, r = checkpoint(chunk_sums, s, t, use_reentrant=False) if len(student) > CHUNK else chunk_sums(s, t)
         forward, reverse = forward + f, reverse + r
     return forward / len(student), reverse / len(student)
+
+
+def next_token_sum(hidden: Tensor, head: Callable[[Tensor], Tensor], tokens: Tensor, answer: Tensor) -> Tensor:
+    """Summed -log p (nats) of the tokens [B, T] where ``answer`` is true, given all before them; a sequence's first token has none.
+
+    Takes final hidden states [B, T, D] and the head, so that only CHUNK tokens' logits exist at once, forward and backward.
+    """
+    known = answer[:, 1:]
+    hidden, targets = hidden[:, :-1][known], tokens[:, 1:][known]
+
+    def chunk_sum(h: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(head(h).float(), target, reduction="sum")
+
+    total = torch.zeros((), device=hidden.device)
+    for h, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        total = total + (checkpoint(chunk_sum, h, target, use_reentrant=False) if len(targets) > CHUNK else chunk_sum(h, target))
+    return total

@@ -4,7 +4,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from supernet.ops.delta_rule import delta_rule, delta_rule_chunked, delta_rule_recurrent
+from supernet.ops.delta_rule import delta_rule_chunked, delta_rule_recurrent
+from supernet.ops.kernels import delta_rule
 
 NAMES = ("q", "k", "v", "g", "beta", "state")
 

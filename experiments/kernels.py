@@ -1,0 +1,103 @@
+"""Which kernels a process uses: the delta rule's, tested once per machine and recorded in the manifest; what torch.compile takes."""
+
+import fcntl
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from experiments.config import Config, digest
+from experiments.records import read_json, write_json
+from supernet.config import SupernetConfig
+from supernet.decoder import Supernet
+from supernet.ops import kernels
+
+TEST_SECONDS = 1800
+"""The first call of Triton's kernels compiles and tunes them: minutes, on a busy machine more."""
+
+
+def choose_kernels(config: Config, model: SupernetConfig, device: str, dtype: str) -> str:
+    """Choose the delta rule's kernels for this process, for a model in ``dtype`` (float32, bfloat16) on ``device`` (cpu, cuda).
+
+    Returns what the manifest says of them. ``kernels=auto`` takes the first way that passes its self-test, fla, fla-kda, torch, and says
+    in one line why it passed over another; one that was asked for by name is refused with a ValueError where it fails.
+    """
+    dims = (model.gdn_key_dim, model.gdn_value_dim, model.kda_dim)
+    asked = config.kernels if set(model.mixers) & set("KG") else "torch"
+    way = first_that_works(asked, device, dtype, dims, Path(config.cache) / "kernels")
+    kernels.use(way)
+    return kernels.describe(way)
+
+
+def first_that_works(asked: str, device: str, dtype: str, dims: tuple[int, int, int], cache: Path) -> str:
+    """The way to use, given the one that was asked for. See ``choose_kernels``."""
+    if asked == "torch" or (asked == "auto" and device == "cpu"):
+        return "torch"
+    for way in ("fla", "fla-kda") if asked == "auto" else (asked,):
+        reason = why_not(way, device, dtype, dims, cache)
+        if reason is None:
+            return way
+        if asked != "auto":
+            raise ValueError(f"kernels={way} cannot be used: {reason}: set kernels=auto, which takes what works here, or kernels=torch")
+        print(f"kernels: not {way}: {reason}", flush=True)
+    return "torch"
+
+
+def why_not(way: str, device: str, dtype: str, dims: tuple[int, int, int], cache: Path) -> str | None:
+    """Why a way cannot be used here, or None. A self-test that came to an end is kept in ``cache`` for this GPU and these packages."""
+    if device == "cpu":
+        return "it needs a CUDA GPU"
+    machine = {name: version(name) for name in ("torch", "triton", "fla-core")} | {"gpu": torch.cuda.get_device_name()}
+    if machine["fla-core"] is None or machine["triton"] is None:
+        return "fla-core is not installed (pip install -e '.[kernels]')"
+    about = {"way": way, "dtype": dtype, "dims": list(dims), **machine}
+    path = cache / f"{way}-{dtype}-{digest(about)}.json"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a run start at once: one tests, the others read
+        errors = read_json(path).get("errors")
+        if errors is None:
+            errors = measure(way, dtype, dims)
+            if isinstance(errors, str):
+                return errors  # not kept: a GPU that was full or lost may be well the next time
+            write_json(path, about | {"errors": errors, "tolerance": kernels.TOLERANCE[dtype]})
+    failed = kernels.failures(errors, dtype)
+    if failed:
+        worst = max(failed, key=lambda name: (errors[name] != errors[name], errors[name]))
+        return f"its self-test failed ({worst} is off by {errors[worst]:.1%}; all errors in {path})"
+    return None
+
+
+def measure(way: str, dtype: str, dims: tuple[int, int, int]) -> dict[str, float] | str:
+    """The errors of the self-test, run in a process of its own, which a kernel that crashes takes down; or one line why there are none."""
+    command = [sys.executable, "-m", "supernet.ops.kernels", way, dtype, ",".join(map(str, dims)), "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"its self-test took more than {TEST_SECONDS} s"
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    said = done.stderr.strip().splitlines()
+    return f"its self-test ended with code {done.returncode}: {said[-1] if said else 'no message'}"
+
+
+def compile_shared(model: Supernet, backend: str | Callable = "inductor") -> None:
+    """torch.compile what all placements share, the norms and MLPs of the blocks, in place: parameter names stay.
+
+    The mixers and the path through them are left alone, so a new placement compiles nothing: each kind of module is compiled once for all
+    layers (with and without gradient) and once more for sequences of varying length.
+    """
+    for block in model.blocks:
+        for module in (block.mixer_norm, block.mlp_norm, block.mlp):
+            module.compile(backend=backend)
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
