@@ -1,6 +1,9 @@
 SCALE ?= tiny
 ARGS ?=
 RUNS ?=
+GRID ?=
+LAUNCHER ?= local
+COMMAND ?= chain
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 PY = .venv/bin/python
@@ -18,8 +21,12 @@ sweep: $(SETUP)       ## the whole chain at SCALE: teacher, data, distillation, 
 	$(PY) -m experiments.sweep scale=$(SCALE) $(ARGS)
 	$(PY) -m experiments.report scale=$(SCALE) $(ARGS)
 
+grid: $(SETUP)        ## COMMAND for every cell of GRID="seed=1,2,3 distill.sampler=local,counts" by LAUNCHER=local|slurm: docs/grids.md
+	$(PY) -m experiments.$(COMMAND) -m hydra/launcher=$(LAUNCHER) scale=$(SCALE) $(GRID) $(ARGS)
+
 figures: .venv/.base  ## every table, figure and report again, from the score tables alone (RUNS="..." for some)
 	$(PY) -m analysis.report $(RUNS)
+	$(PY) -m analysis.strategies $(RUNS)
 
 presets: .venv/.base  ## the best placement per budget, how sure that is and how it drifted (RUNS="..." for some)
 	$(PY) -m analysis.presets $(RUNS)
@@ -50,7 +57,7 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	@touch $@
 
 .venv/.dev: .venv/.base
-	$(PY) -m pip install -q -e ".[dev]"
+	$(PY) -m pip install -q -e ".[dev,kernels]"  # Triton's interpreter and fla-core's references run on a CPU
 	@touch $@
 
-.PHONY: help sweep figures presets bench test lint clean
+.PHONY: help sweep grid figures presets bench test lint clean

@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from experiments.fingerprint import fingerprint
 from supernet.config import SupernetConfig
 
 
@@ -29,8 +31,14 @@ class TeacherConfig:
 
 @dataclass
 class DataConfig:
-    kind: str = "synthetic"  # synthetic | reasoning (reasoning-gym prompts with the teacher's own traces)
-    tasks: list[str] = field(default_factory=list)  # reasoning: generator names
+    kind: str = "synthetic"  # synthetic | reasoning (reasoning-gym) | prompts (data.path): prompts with the teacher's own traces
+    tasks: list[str] = field(default_factory=list)  # reasoning: generator names; prompts: values of the column data.task, empty: all
+    path: str = ""  # prompts: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set
+    subset: str = ""  # prompts: configuration of the Hugging Face data set, where it has several
+    part: str = "train"  # prompts: part of the Hugging Face data set
+    column: str = "prompt"  # prompts: the column that holds the prompt
+    answer: str = ""  # prompts: a column of answers to use in place of the teacher's traces
+    task: str = ""  # prompts: a column that names the task of a prompt; empty: all are one task
     train: int = 4096  # training sequences
     items: int = 128  # evaluation items
     length: int = 96  # tokens, prompt and trace together, at most
@@ -61,9 +69,31 @@ class DistillConfig:
 
 
 @dataclass
+class SftConfig:
+    """The second stage: next-token loss on the answers; precision and trained mixers are those of distill."""
+
+    init_step: int = -1  # checkpoint of the distillation to start from; -1: the last
+    steps: int = 200
+    batch: int = 16  # sequences per step
+    lr: float = 5e-4  # peak; linear warm-up, cosine to final_lr of it
+    warmup: int = 10  # steps
+    final_lr: float = 0.1  # fraction of the peak
+    weight_decay: float = 0.0
+    clip: float = 1.0  # gradient norm
+    sampler: str = "targeted"  # local | counts | targeted | hybrid
+    presets: list[str] = field(default_factory=list)  # for targeted and hybrid; empty: those of the run's presets.yaml, with all-FA
+    checkpoints: int = 5  # step 0, then log-spaced, then the last
+    first_checkpoint: int = 10  # the step after 0
+
+
+@dataclass
 class TrainerConfig:
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int = 1  # per node; they share the batch
+    nodes: int = 1
+    strategy: str = "auto"  # several devices: auto (ddp) | ddp (all hold everything) | fsdp (each holds its part of mixers and MLPs)
+    recompute: bool = False  # keep the inputs of blocks only and compute the rest again in the backward pass: less memory, more time
+    compile: bool = False  # torch.compile for norms and MLPs: for long runs on a GPU; numbers differ in the last digits
     save_seconds: float = 30.0  # how often the state to resume from is written
 
 
@@ -75,6 +105,8 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    stage: str = "distill"  # which training of the run a command means: distill | sft (experiments.sft always means its own)
+    sft: SftConfig = field(default_factory=SftConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     placements: str = "exhaustive"  # exhaustive | mixed | local | counts | band | proposed (active learning) | winners (the presets on
     # items that did not choose them), or letters separated by commas: FFFFF,GGGGG
@@ -85,10 +117,16 @@ class Config:
     test_share: float = 0.2  # proposed: of the random placements it starts from, held out to judge the surrogate
     items: int = 0  # evaluation items to score; 0: all of data.items
     steps: list[int] = field(default_factory=list)  # checkpoints to score; empty: all
-    memory_gib: float = 2.0  # for the activations of the sweep, all its workers together
-    workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each; 0: one per core
+    shards: int = 1  # processes that share a sweep of one run directory, each its share of the items
+    shard: int = 0  # which of them this is: 0 .. shards - 1
+    supernet: str = ""  # a checkpoint folder to sweep in place of a run's checkpoints; its shapes come from the folder
+    items_file: str = ""  # with supernet: evaluation items (parquet as experiments.data writes); empty: those of scale and data
+    stream: bool = False  # sweep with one layer's weights at a time in memory, read from the checkpoint for every chunk of items
+    memory_gib: float = 2.0  # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
+    workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (stream: threads of the one part); 0: one per core
     dtype: str = "float32"  # of the sweep: float32 | bfloat16
     device: str = "auto"  # of the sweep: auto | cpu | cuda
+    kernels: str = "auto"  # of the delta rule on CUDA: auto (what passes its self-test) | torch | fla | fla-kda (GDN by KDA's kernels)
     results: str = "results"
     cache: str = ".cache"
 
@@ -97,16 +135,21 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 ONE_OF = {
     "teacher.source": ("trained", "huggingface", "smollm2"),
-    "data.kind": ("synthetic", "reasoning"),
+    "data.kind": ("synthetic", "reasoning", "prompts"),
     "distill.sampler": ("local", "counts", "targeted", "hybrid"),
     "distill.activation": ("relative", "l2"),
     "distill.precision": ("32-true", "bf16-mixed"),
+    "stage": ("distill", "sft"),
+    "sft.sampler": ("local", "counts", "targeted", "hybrid"),
+    "trainer.strategy": ("auto", "ddp", "fsdp"),
     "dtype": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
+    "kernels": ("auto", "torch", "fla", "fla-kda"),
 }
 
 POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.length", "data.prompt", "distill.steps", "distill.batch",
-            "distill.lr", "distill.clip", "distill.first_checkpoint", "memory_gib", "trainer.devices", "proposals", "rounds")  # fmt: skip
+            "distill.lr", "distill.clip", "distill.first_checkpoint", "trainer.devices", "trainer.nodes",
+            "sft.steps", "sft.batch", "sft.lr", "sft.clip", "sft.first_checkpoint", "proposals", "rounds", "shards")  # fmt: skip
 
 
 def check(config: DictConfig) -> Config:
@@ -121,12 +164,31 @@ def check(config: DictConfig) -> Config:
         if not value > 0:
             raise ValueError(f"{key} is {value}: give a positive number")
     typed: Config = OmegaConf.to_object(config)
+    if typed.memory_gib < 0:
+        raise ValueError(f"memory_gib is {typed.memory_gib}: give a positive number, or 0 for a share of what is free")
+    if not 0 <= typed.shard < typed.shards:
+        raise ValueError(f"shard is {typed.shard}: give 0 to {typed.shards - 1} with shards={typed.shards}")
+    if typed.shards > 1 and typed.placements in ("proposed", "winners"):
+        raise ValueError(f"placements={typed.placements} cannot be shared among shards={typed.shards}: leave shards at 1")
+    if typed.items_file and not typed.supernet:
+        raise ValueError(f"items_file={typed.items_file} is for supernet=FOLDER: a run is scored on its own data's items")
     if not 0 <= typed.test_share <= 0.5:
         raise ValueError(f"test_share is {typed.test_share}: give 0 to 0.5, the rest is learned from")
+    if typed.data.kind == "prompts" and not typed.data.path:
+        raise ValueError("data.kind=prompts needs data.path: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set")
     if typed.data.prompt >= typed.data.length:
         raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower it")
     if typed.distill.checkpoints < 2:
         raise ValueError(f"distill.checkpoints is {typed.distill.checkpoints}: give at least 2, the first and the last")
+    if typed.sft.checkpoints < 2:
+        raise ValueError(f"sft.checkpoints is {typed.sft.checkpoints}: give at least 2, the first and the last")
+    if typed.sft.init_step < -1:
+        raise ValueError(f"sft.init_step is {typed.sft.init_step}: give a step of the distillation, or -1 for its last")
+    devices = typed.trainer.devices * typed.trainer.nodes
+    if typed.trainer.strategy == "fsdp" and devices == 1:
+        raise ValueError("trainer.strategy is 'fsdp' on one device: give trainer.devices=2 or more, or trainer.strategy=auto")
+    if (batch := stage_options(typed).batch) % devices:
+        raise ValueError(f"{typed.stage}.batch={batch} does not divide among {devices} devices: give a multiple of {devices}")
     model = model_config(typed)
     unknown = sorted(set(typed.distill.train_mixers) - set(model.mixers))
     if unknown or not typed.distill.train_mixers:
@@ -135,6 +197,11 @@ def check(config: DictConfig) -> Config:
         example = f"distill.presets=[{'F' * model.layers},{'G' * model.layers}]"
         raise ValueError(f"distill.sampler={typed.distill.sampler} cycles over distill.presets, which is empty: give some, e.g. {example}")
     return typed
+
+
+def stage_options(config: Config) -> DistillConfig | SftConfig:
+    """The options of the training that the run's checkpoints come from."""
+    return config.sft if config.stage == "sft" else config.distill
 
 
 def model_config(config: Config) -> SupernetConfig:
@@ -172,8 +239,16 @@ def digest(*parts: object) -> str:
 
 def run_id(config: Config) -> str:
     """Name of the run: from what determines the checkpoints and nothing else, never from a clock."""
-    determined_by = (config.scale, config.seed, model_config(config), config.teacher, config.data, config.distill)
-    return f"{config.distill.sampler}-s{config.seed}-{digest(*determined_by)}"
+    if config.supernet:
+        if not Path(config.supernet).is_dir():
+            raise ValueError(f"no checkpoint folder {config.supernet}: download one (hf download NAME --local-dir {config.supernet}) or "
+                             "set supernet to a local folder that holds one")  # fmt: skip
+        if not items_path(config).is_file():
+            raise ValueError(f"no items at {items_path(config)}: give items_file=..., or make them with python -m experiments.teach")
+        return f"supernet-{digest(fingerprint(Path(config.supernet)), fingerprint(items_path(config)))}"
+    determined_by = (config.scale, config.seed, model_config(config), config.teacher, config.data, config.distill, *data_content(config))
+    distilled = f"{config.distill.sampler}-s{config.seed}-{digest(*determined_by)}"
+    return f"{distilled}-sft-{digest(config.sft)}" if config.stage == "sft" else distilled
 
 
 def run_dir(config: Config) -> Path:
@@ -185,10 +260,38 @@ def teacher_dir(config: Config) -> Path:
     return Path(config.cache) / "teachers" / f"{config.scale}-{digest(*determined_by)}"
 
 
+def needs_teacher(config: Config) -> bool:
+    """Whether the teacher is wanted as a folder of ours: a sweep of a given supernet needs at most its traces."""
+    return not config.supernet or config.teacher.source == "trained"
+
+
+def sequence_files(config: Config) -> tuple[str, ...]:
+    """The sequences that are wanted: a given supernet is not trained."""
+    return ("items",) if config.supernet else ("items", "train")
+
+
 def teacher_data(config: Config) -> DataConfig | str:
     """What of the data a teacher depends on: a teacher trained here learns the sequences, another one does not."""
     return config.data if config.teacher.source == "trained" else ""
 
 
 def data_dir(config: Config) -> Path:
-    return Path(config.cache) / "data" / f"{config.scale}-{digest(config.data, teacher_dir(config).name)}"
+    determined_by = (config.data, teacher_dir(config).name, *data_content(config))
+    return Path(config.cache) / "data" / f"{config.scale}-{digest(*determined_by)}"
+
+
+def data_content(config: Config) -> tuple[str, ...]:
+    """The sha256 of the file that prompts come from, where they do: another content under the same name is other data."""
+    path = Path(config.data.path)
+    return (sha256_of(path),) if config.data.kind == "prompts" and path.is_file() else ()
+
+
+@lru_cache
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def items_path(config: Config) -> Path:
+    """The evaluation items: of the run's data, or a file of the user's."""
+    return Path(config.items_file) if config.items_file else data_dir(config) / "items.parquet"
