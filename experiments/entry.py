@@ -4,45 +4,94 @@ import dataclasses
 import errno
 import os
 import sys
+import traceback
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from experiments.config import Config, check
+from experiments.progress import end_bars
+from experiments.records import first_line
+from experiments.stopping import Stopped, begin, listening
 from supernet.config import SupernetConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
+"""What a user can mend: told in one line."""
 
 
 def run(task: Callable[[Config], None]) -> None:
-    """Compose the configuration from the command line and call ``task`` with it (once per cell of a multirun)."""
+    """Compose the configuration from the command line and call ``task`` with it, once per cell of a multirun.
+
+    Exit codes: 0; 1 for an error, in one line if the user can mend it, else with its traceback; 128 + the signal's number where a signal
+    asked to stop. A cell that fails does not keep the others from running.
+    """
     # Hydra would otherwise print errors itself, over several lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    cells: list[str] = []  # what was wrong with each, '' for nothing
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def main(config: DictConfig) -> None:
-        try:
-            task(check(config))
-        except (ValueError, OSError, OmegaConfBaseException) as error:
-            fail(error)
+        begin()
+        cells.append(problem(task, config))
+        if cells[-1] and HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(f"cell {len(cells)} ({' '.join(HydraConfig.get().overrides.task)}): {cells[-1]}", file=sys.stderr, flush=True)
 
     try:
-        main()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
-        sys.exit(130)
+        if "--dry-run" in sys.argv:
+            task = planned(task)
+        with listening():
+            main()
+    except Stopped as stopped:
+        end_bars()
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
+    except USER_ERRORS as error:
+        fail(one_line(error))
+    failed = [line for line in cells if line]
+    if failed:
+        fail(failed[0] if len(cells) == 1 else f"{len(failed)} of {len(cells)} cells failed: the same command does what is missing")
 
 
-def fail(error: BaseException) -> NoReturn:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+def planned(task: Callable[[Config], None]) -> Callable[[Config], None]:
+    """The plan of a command in place of the command; Hydra does not get to see the flags."""
+    from experiments import plan
+
+    rate = plan.taken_from(sys.argv)
+    return lambda config: plan.print_plan(task.__name__, config, rate)
+
+
+def problem(task: Callable[[Config], None], config: DictConfig) -> str:
+    """Do the work; '' or what went wrong, in one line. The traceback of an error that no user can mend goes to stderr."""
+    try:
+        task(check(config))
+    except USER_ERRORS as error:
+        return one_line(error) or first_line(error)
+    except Exception as error:
+        if disk_trouble(error):
+            return one_line(error)
+        end_bars()
+        traceback.print_exc()
+        return first_line(error)
+    except SystemExit as ended:
+        if isinstance(ended, Stopped) or (ended.code and HydraConfig.get().mode == RunMode.RUN):
+            raise
+        begin()  # raises Stopped if a signal came: Lightning ends its loop with exit code 0 then
+        return f"ended with exit code {ended.code}" if ended.code else ""
+    return ""
+
+
+def fail(line: str) -> NoReturn:
+    end_bars()
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -50,9 +99,8 @@ def one_line(error: BaseException) -> str:
     """The first cause in one line. Hydra wraps OmegaConf's errors, which say more, and lists choices over several lines."""
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: make room or choose folders with results=... cache=..., then the same command continues"
+    if not isinstance(error, ValueError) and (trouble := disk_trouble(error)):
+        return f"{trouble}: make room or choose folders with results=... cache=..., then the same command continues"
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and key:
         section = key.rpartition(".")[0]
@@ -60,6 +108,17 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     noise = ("full_key:", "reference_type", "object_type", "Set the env", "Config search path", "provider=")
     return (f"{key}: " if key else "") + " ".join(line for line in lines if line and not line.startswith(noise))
+
+
+def disk_trouble(error: BaseException | None) -> str:
+    """What the disk refused, however a library has wrapped it, and where if that is known; '' for any other error."""
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(error):
+                where = getattr(error, "filename", None)
+                return f"{os.strerror(number)} at {where}" if where else os.strerror(number)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return ""
 
 
 def options(section: str) -> list[str]:

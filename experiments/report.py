@@ -1,15 +1,22 @@
 """``python -m experiments.report scale=...``: the report of the run that these options name, by ``analysis.report``."""
 
-import sys
-
-from analysis.report import main
+from analysis.report import ENDPOINTS, load_endpoints, verdict
+from analysis.report import report as write_report
+from analysis.table import load_scores
 from experiments.config import Config, run_dir
 from experiments.entry import run
+from experiments.records import status
 
 
 def report(config: Config) -> None:
-    if main([str(run_dir(config))]):
-        sys.exit(1)
+    """Write tables, figures and report.md beside the run's scores. Raises ValueError where the scores are absent or incomplete."""
+    folder = run_dir(config)
+    if not folder.is_dir():
+        raise ValueError(f"no run in {folder}: run python -m experiments.distill and experiments.sweep with the same options")
+    with status(folder, "report"):
+        endpoints = load_endpoints(ENDPOINTS)
+        tables = write_report(load_scores(folder), folder, endpoints, folder)
+        print(f"{folder / 'report.md'}:", *verdict(tables, endpoints), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def test_analysis_reads_tables_only(path):
 
 
 def test_entry_points_do_not_import_each_other():
-    entries = {p.stem for p in files("experiments") if "__main__" in p.read_text(encoding="utf-8")} - {"__main__"}
-    assert entries, "no entry point was found: this test looks for files of experiments/ that name __main__"
+    entries = {p.stem for p in files("experiments") if '__name__ == "__main__"' in p.read_text(encoding="utf-8")} - {"__main__"}
+    assert entries, 'no entry point was found: this test looks for __name__ == "__main__" in files of experiments/'
     for path in files("experiments"):
         others = {f"experiments.{entry}" for entry in entries - {path.stem}}
         if path.stem in entries:

@@ -1,38 +1,26 @@
 """The real commands, for tests: start them, kill them, read what they left."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import pandas as pd
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def command(name, options):
-    return [sys.executable, "-m", f"experiments.{name}", *options]
+from experiments.drill import end, score_rows, start, wait_until
 
 
 def call(name, options, expect=0):
-    done = subprocess.run(command(name, options), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = end(start(name, options))
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
 
+def results_of(options):
+    return Path(next(o for o in options if o.startswith("results=")).removeprefix("results="))
+
+
 def run_folder(options):
-    results = next(o for o in options if o.startswith("results=")).removeprefix("results=")
-    return next((Path(results) / "tiny").iterdir())
+    return next((results_of(options) / "tiny").iterdir())
 
 
-def table(folder, name="scores"):
-    """All score rows in one order: what must not depend on how the run came about."""
-    frame = pd.concat([pd.read_parquet(p) for p in sorted(folder.glob(f"{name}/*/*.parquet"))])
-    frame = frame.astype(dict.fromkeys(("scale", "run", "placement", "item", "task"), str))
-    return frame.sort_values(["step", "placement", "item"], ignore_index=True)
+table = score_rows
 
 
 def elsewhere(options, folder):
@@ -42,8 +30,7 @@ def elsewhere(options, folder):
 def kill_when(name, options, seen, times=1):
     """Start the command and kill -9 it as soon as ``seen()`` is true; again, ``times`` times."""
     for _ in range(times):
-        process = subprocess.Popen(command(name, options), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not seen():
-            time.sleep(0.002)
+        process = start(name, options)
+        wait_until(seen, process)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        end(process)

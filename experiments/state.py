@@ -1,0 +1,166 @@
+"""What of a run is done, told by status.json, locks, checkpoints and the rows of its score tables; never by a scheduler or a clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from analysis.table import WANTED, load_placements
+from experiments.config import Config, check, stage_options
+from experiments.placements import select
+from experiments.records import is_held, read_json, read_status
+from experiments.strategy import checkpoint_steps
+
+ORDER = ("teach", "distill", "sft", "sweep", "propose", "winners", "report")
+BAD = ("failed", "stopped", "incomplete", "missing")
+REMEDY = {"distill": "run python -m experiments.distill again", "sft": "run python -m experiments.sft again"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of one run, all shards of a sweep together."""
+
+    folder: Path  # of the run
+    part: str
+    state: str  # done, running, stopped (by a signal or a kill), failed, incomplete or missing
+    have: int  # rows of a sweep, checkpoints of a training, else 0
+    want: int
+    attempts: int
+    note: str = ""  # the first line of the error
+
+    @property
+    def run(self) -> str:
+        """<scale>/<run-id>"""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+def lines_of(folder: Path, asked: set[str], config: Config | None = None, sweeps: Sequence[Config] = ()) -> list[Line]:
+    """A line for each part that a run has begun or that is ``asked`` for.
+
+    ``config`` stands in for a config.yaml that is not there yet; ``sweeps`` are the options of sweeps that a grid asks for.
+    """
+    try:
+        if (folder / "config.yaml").exists():
+            config = read_config(folder)
+        entries = read_status(folder)
+    except ValueError as error:
+        entries, broken = {}, str(error)
+    else:
+        broken = ""
+    sweep = sweep_line(folder, entries, asked, config, sweeps)
+    parts = {part for part in {*entries, *asked} if not part.startswith("sweep")}
+    if config and not config.supernet and (folder / "config.yaml").exists():
+        parts.add(config.stage)
+    found = [part_line(folder, part, entries, config, sweep) for part in parts]
+    if broken and not (sweep and sweep.state == "done"):
+        found.append(Line(folder, "status.json", "failed", 0, 0, 0, broken))
+    return sorted([*found, *([sweep] if sweep else [])], key=lambda line: ORDER.index(line.part) if line.part in ORDER else len(ORDER))
+
+
+def read_config(folder: Path) -> Config:
+    """The options a run was made with. ValueError where config.yaml cannot be read or asks for what this version does not know."""
+    path = folder / "config.yaml"
+    try:
+        return check(OmegaConf.load(path))
+    except (ValueError, OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}: correct it, or delete it and train again") from None
+
+
+def part_line(folder: Path, part: str, entries: dict[str, Any], config: Config | None, sweep: Line | None) -> Line:
+    """One part that is no sweep. A training whose checkpoints are all there is done, whatever became of the process that made the last."""
+    state, note = state_of(folder, part, entries.get(part))
+    have = want = 0
+    if config and part == config.stage:
+        steps = steps_of(config)
+        want = len(steps)
+        have = sum((folder / "checkpoints" / f"step-{step:06d}" / "meta.json").exists() for step in steps)
+        scored = sweep is not None and sweep.state == "done"
+        if have == want or (scored and state != "running"):
+            state, note = "done", ""  # checkpoints are not needed any more where everything is scored
+        elif state == "done":
+            state, note = "incomplete", f"checkpoints are gone: {REMEDY[part]}"
+    return Line(folder, part, state, have, want, entries.get(part, {}).get("attempt", 0), note)
+
+
+def state_of(folder: Path, part: str, entry: dict[str, Any] | None) -> tuple[str, str]:
+    """(state, first line of the error) by what status.json and the part's lock say."""
+    if entry is None:
+        return "missing", ""
+    state, error = entry.get("state"), entry.get("error") or ""
+    if state == "running" and not is_held(folder, part):
+        return "stopped", "killed: its process is gone and left no word"
+    if state == "failed" and error.startswith("stopped by"):
+        return "stopped", error
+    return (state, error) if state in ("running", "done", "failed") else ("failed", f"status.json says {state!r} of {part}")
+
+
+def sweep_line(folder: Path, entries: dict[str, Any], asked: set[str], config: Config | None, sweeps: Sequence[Config] = ()) -> Line | None:
+    """The sweep, whole or in shards. Rows decide: where all are there, and each once, an older failure is history."""
+    parts = sorted({part for part in {*entries, *asked} if part == "sweep" or part.startswith("sweep-")})
+    if not parts and not any(folder.glob("scores/step-*/*.parquet")):
+        return None
+    attempts = sum(entries.get(part, {}).get("attempt", 0) for part in parts)
+    try:
+        have, doubled = rows(folder)
+        want = max([wanted_rows(folder, config), *(asked_rows(its, len(select(its))) for its in sweeps)])
+    except ValueError as error:
+        return Line(folder, "sweep", "failed", 0, 0, attempts, str(error))
+    if doubled:
+        note = f"{doubled} rows are there twice: delete one of the parts that hold them, or scores/ and sweep again"
+        return Line(folder, "sweep", "failed", have, want, attempts, note)
+    if 0 < want <= have:
+        return Line(folder, "sweep", "done", have, want, attempts)
+    states = {part: state_of(folder, part, entries.get(part)) for part in parts}
+    for state in ("failed", "stopped", "running"):
+        if those := [part for part in parts if states[part][0] == state]:
+            also = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
+            note = states[those[0]][1]
+            return Line(folder, "sweep", state, have, want, attempts, f"{those[0]}{also}: {note}" if note and len(parts) > 1 else note)
+    return Line(folder, "sweep", "incomplete" if have else "missing", have, want, attempts)
+
+
+def rows(folder: Path) -> tuple[int, int]:
+    """(distinct rows of a run's score tables, rows that are there more than once). ValueError names a file that cannot be read."""
+    distinct = doubled = 0
+    for step in sorted((folder / "scores").glob("step-*")):
+        tables = [read_keys(path) for path in sorted(step.glob("*.parquet"))]
+        if tables:
+            table = pa.concat_tables(tables)
+            once = table.group_by(["placement", "item"], use_threads=False).aggregate([]).num_rows
+            distinct, doubled = distinct + once, doubled + table.num_rows - once
+    return distinct, doubled
+
+
+def read_keys(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=["placement", "item"])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
+    return table.cast(pa.schema([("placement", pa.string()), ("item", pa.string())]))
+
+
+def wanted_rows(folder: Path, config: Config | None) -> int:
+    """Placements x items x checkpoints: what the sweeps of a run asked for, or, before the first, what its options do. 0 if unknown."""
+    listed = folder / "placements.parquet"
+    asked = read_json(folder / WANTED)
+    if listed.exists() and asked:
+        return len(load_placements(listed)) * len(asked["items"]) * len(asked["steps"])
+    if config is None or config.placements == "winners":
+        return 0  # the score tables decide which are winners, and on which items they are scored
+    return asked_rows(config, len(load_placements(listed) if listed.exists() else select(config)))
+
+
+def asked_rows(config: Config, placements: int) -> int:
+    return placements * (config.items or config.data.items) * len(config.steps or steps_of(config))
+
+
+def steps_of(config: Config) -> list[int]:
+    """The checkpoints of a run; a given supernet has one."""
+    return [0] if config.supernet else checkpoint_steps(stage_options(config))

@@ -1,0 +1,196 @@
+"""``python -m experiments.status [PATH]``: which parts of which runs and grids are done, and the commands that finish the rest."""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cells import parts_of
+from experiments.config import Config, check
+from experiments.entry import CONF, fail, one_line
+from experiments.records import read_json, read_status
+from experiments.state import BAD, Line, lines_of, read_config
+
+MODULE = {"propose": "sweep", "winners": "sweep"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code: 0 if all is done or running."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.status", description=__doc__)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("results"), help="results folder, scale or run (default: results)")
+    parser.add_argument("--rerun", action="store_true", help="print the commands that finish what is not done")
+    parser.add_argument("--submit", action="store_true", help="with --rerun: run them, one after another")
+    arguments = parser.parse_args(argv)
+    if arguments.submit and not arguments.rerun:
+        parser.error("--submit runs what --rerun prints: give both")
+    try:
+        grids = read_grids(arguments.path)
+        lines = survey(arguments.path, grids)
+        commands = commands_for(arguments.path, grids, lines) if arguments.rerun else []
+    except (ValueError, OSError) as error:
+        fail(one_line(error))
+    if arguments.submit:
+        return submit(commands)
+    if arguments.rerun:
+        print(*(" && ".join(shlex.join(command) for command in chain) for chain in commands), sep="\n")
+    else:
+        print(table(lines))
+    return int(any(line.state in BAD for line in lines))
+
+
+def read_grids(path: Path) -> list[dict[str, Any]]:
+    """The records of the grids that were started into a results folder."""
+    return [read_json(record) for record in sorted(path.glob("grids/*.json"))]
+
+
+def survey(path: Path, grids: list[dict[str, Any]]) -> list[Line]:
+    """All parts of all runs under ``path``, and of all cells of its grids, begun or not."""
+    if not path.is_dir():
+        raise ValueError(f"no folder {path}: give a results folder, a scale or a run in it")
+    root = path.resolve()
+    here = [folder for folder in (root, *root.glob("*"), *root.glob("*/*")) if folder.is_dir()]
+    runs = [folder for folder in here if any((folder / name).exists() for name in ("config.yaml", "status.json"))]
+    asked: dict[Path, set[str]] = {folder: set() for folder in runs}
+    configs: dict[Path, Config] = {}
+    sweeps: dict[Path, list[Config]] = {}
+    for grid in grids:
+        for cell in grid["cells"]:
+            folder, config = root / cell["run"], composed(cell["overrides"])
+            configs[folder] = replace(config, stage="sft") if grid["command"] == "sft" else config
+            if grid["command"] != "teach":  # leaves teachers and data in the cache, nothing in the run
+                parts = parts_of(grid["command"], config)
+                asked.setdefault(folder, set()).update(parts)
+                sweeps.setdefault(folder, []).extend([config] if any(part.startswith("sweep") for part in parts) else [])
+    if not asked:
+        raise ValueError(f"no run and no grid in {path}: give a results folder, a scale or a run in it")
+    return [line for folder in sorted(asked) for line in lines_of(folder, asked[folder], configs.get(folder), sweeps.get(folder, ()))]
+
+
+def composed(overrides: list[str]) -> Config:
+    """The options of a command. Raises ValueError in one line where they are not what this version takes."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return check(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(one_line(error)) from None
+
+
+def table(lines: list[Line]) -> str:
+    """The lines in columns, then how many there are of each state."""
+    shown = pd.DataFrame({
+        "run": [line.run for line in lines],
+        "part": [line.part for line in lines],
+        "state": [line.state for line in lines],
+        "have/want": [f"{line.have}/{line.want}" if line.want or line.have else "-" for line in lines],
+        "attempts": [line.attempts or "-" for line in lines],
+        "": [line.note for line in lines],
+    })  # fmt: skip
+    widths = [max(map(len, [column, *map(str, shown[column])])) for column in shown]
+    rows = [shown.columns, *shown.itertuples(index=False)]
+    text = ["  ".join(str(value).ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    counts = pd.Series([line.state for line in lines]).value_counts()
+    finish = "; --rerun prints what finishes them" if any(state in BAD for state in counts.index) else ""
+    return "\n".join([*text, "", f"{len(lines)} parts: " + ", ".join(f"{n} {state}" for state, n in counts.items()) + finish])
+
+
+def commands_for(path: Path, grids: list[dict[str, Any]], lines: list[Line]) -> list[list[list[str]]]:
+    """What finishes the parts that are not done: a grid's own command, else for each run its commands in order."""
+    unfinished = {(line.folder, line.part) for line in lines if line.state in BAD}
+    chains = []
+    for grid in grids:
+        cells = [(path.resolve() / cell["run"], parts_of(grid["command"], composed(cell["overrides"]))) for cell in grid["cells"]]
+        here = unfinished & {(folder, part.partition("-")[0]) for folder, parts in cells for part in parts}
+        if here:
+            chains.append([again(path, grid)])
+            unfinished -= here
+    for folder in dict.fromkeys(line.folder for line in lines):
+        if parts := [line.part for line in lines if line.folder == folder and (folder, line.part) in unfinished]:
+            chains.append(run_commands(folder, parts))
+    return chains
+
+
+def again(path: Path, grid: dict[str, Any]) -> list[str]:
+    """The command of a whole grid; its cells that are done are skipped."""
+    overrides = placed(grid["overrides"], path)
+    if grid["launcher"] != "basic" and not any(o.startswith("hydra/launcher=") for o in overrides):
+        overrides.append(f"hydra/launcher={grid['launcher']}")
+    return ["python", "-m", f"experiments.{grid['command']}", "-m", *overrides]
+
+
+def run_commands(folder: Path, parts: list[str]) -> list[list[str]]:
+    """The commands that finish a run, by what status.json says was typed, else by its config.yaml."""
+    try:
+        entries = read_status(folder)
+    except ValueError:
+        entries = {}
+    typed = {part: shlex.split(its["command"])[3:] for part, its in entries.items() if its.get("command")}
+    chosen: dict[str, list[str]] = {}
+    for part in parts:
+        given = [o for name, o in typed.items() if name.partition("-")[0] == part]
+        overrides = (given or list(typed.values()) or [differences(folder)])[-1]
+        whole = [o for o in overrides if not o.startswith(("shard=", "shards="))]  # what all shards left over
+        chosen.setdefault(MODULE.get(part, part), placed(whole, folder.parents[1]))
+    return [["python", "-m", f"experiments.{module}", *overrides] for module, overrides in chosen.items()]
+
+
+def differences(folder: Path) -> list[str]:
+    """The overrides that make a run's options from those of its scale."""
+    config = read_config(folder)
+    its, plain = flat(config), flat(composed([f"scale={config.scale}"]))
+    changed = [key for key, value in its.items() if plain.get(key) != value and key not in ("results", "cache")]
+    return [f"scale={config.scale}", *(f"{key}={literal(its[key])}" for key in changed)]
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every option by its dotted name."""
+    nested = OmegaConf.to_container(OmegaConf.structured(config))
+
+    def walk(node: dict, prefix: str) -> dict[str, Any]:
+        found = {}
+        for key, value in node.items():
+            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    return walk(nested, "")
+
+
+def literal(value: Any) -> str:
+    """A value as Hydra's command line reads it."""
+    plain = isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum()
+    return value if plain else json.dumps(value)
+
+
+def placed(overrides: list[str], results: Path) -> list[str]:
+    """The same options for the results folder in which the run was found."""
+    relative = results.resolve()
+    if relative.is_relative_to(Path.cwd()):
+        relative = relative.relative_to(Path.cwd())
+    kept = [o for o in overrides if not o.startswith("results=")]
+    return kept if relative == Path("results") else [*kept, f"results={relative}"]
+
+
+def submit(commands: list[list[list[str]]]) -> int:
+    """Run the commands of each run until one fails; 0 if all went well."""
+    codes = []
+    for chain in commands:
+        for command in chain:
+            print("+", shlex.join(command), flush=True)
+            codes.append(subprocess.run([sys.executable, *command[1:]]).returncode)
+            if codes[-1]:
+                break
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
