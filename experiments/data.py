@@ -50,11 +50,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens [B, T] padded with zeros at the right, mask [B, T] true on real tokens)."""
+def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(tokens [B, T] padded with zeros at the right, mask [B, T] true on real tokens, answers [B, T] true on those after the prompt)."""
     tokens = torch.nn.utils.rnn.pad_sequence([i.tokens for i in items], batch_first=True)
-    lengths = torch.tensor([len(i.tokens) for i in items])
-    return tokens, torch.arange(tokens.shape[1]) < lengths[:, None]
+    lengths, prompts = torch.tensor([len(i.tokens) for i in items]), torch.tensor([i.prompt for i in items])
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+    return tokens, mask, mask & (torch.arange(tokens.shape[1]) >= prompts[:, None])
 
 
 def batch_of_step(count: int, batch: int, seed: int, step: int) -> list[int]:

@@ -1,0 +1,216 @@
+"""What distillation and fine-tuning share: the step around their losses, the Trainer, the records of a run."""
+
+import logging
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from experiments.callbacks import Bar, Metrics, StudyCheckpoints
+from experiments.config import Config, data_dir, model_config, run_dir, stage_options, teacher_dir
+from experiments.data import batch_of_step, collate, sha256
+from experiments.kernels import choose_kernels, compile_shared
+from experiments.parallel import is_first, mean_over_ranks, trainer_options
+from experiments.records import read_json, status, update_manifest, write_config, write_text
+from experiments.resume import ResumeState
+from experiments.sharded import Sharded, shard
+from experiments.strategy import checkpoint_steps, draw
+from supernet.decoder import Supernet
+from supernet.placement import Placement
+from supernet.scoring import Item
+from supernet.size import count_parameters, count_trainable
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Of ``experiments.data.collate``."""
+
+
+class Training(L.LightningModule):
+    """One step: draw a placement, form the losses of a subclass.
+
+    A mixer that was not drawn has gradient None, so AdamW leaves it and its moments alone.
+    """
+
+    def __init__(self, config: Config, student: Supernet):
+        super().__init__()
+        self.strict_loading = False  # the state to resume from holds the trained tensors only
+        self.config, self.options, self.student = config, stage_options(config), student
+        self.tokens_seen = 0
+
+    def losses(self, batch: Batch, placement: Placement) -> dict[str, Tensor]:
+        """``loss`` and its terms, scaled so that their mean over all processes is that of the whole batch."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        placement = draw(self.options, self.student.config, self.config.seed, self.global_step)
+        terms = self.losses(batch, placement)
+        self.tokens_seen += round(float(mean_over_ranks(batch[1].sum().float())) * self.ranks())
+        return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
+
+    def ranks(self) -> int:
+        return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, Sharded):
+            shard([m for m in self.children() if isinstance(m, Supernet)], self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        o = self.options
+        optimizer = torch.optim.AdamW([p for p in self.student.parameters() if p.requires_grad], lr=o.lr, weight_decay=o.weight_decay)
+
+        def factor(step: int) -> float:
+            if step < o.warmup:
+                return (step + 1) / o.warmup
+            progress = (step - o.warmup) / max(1, o.steps - o.warmup)
+            return o.final_lr + (1 - o.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["tokens_seen"] = self.tokens_seen
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.tokens_seen = checkpoint["tokens_seen"]
+
+
+class StepBatches(IterableDataset):
+    """The batches from the module's current step on, each process its share of the sequences.
+
+    What a step trains on depends on (seed, step) alone, so nothing need be saved.
+    """
+
+    def __init__(self, module: Training, items: list[Item]):
+        self.module, self.items = module, items
+
+    def __iter__(self) -> Iterator[Batch]:
+        module, trainer = self.module, self.module.trainer
+        for step in range(module.global_step, module.options.steps):
+            chosen = batch_of_step(len(self.items), module.options.batch, module.config.seed, step)
+            yield collate([self.items[i] for i in chosen[trainer.global_rank :: trainer.world_size]])
+
+
+def visits(config: Config) -> pd.DataFrame:
+    """How many training steps drew each mixer at each layer: columns layer and the mixer letters."""
+    model, options = model_config(config), stage_options(config)
+    drawn = [draw(options, model, config.seed, step) for step in range(options.steps)]
+    rows = [{"layer": layer} | {m: sum(p[layer] == m for p in drawn) for m in model.mixers} for layer in range(model.layers)]
+    return pd.DataFrame(rows)
+
+
+def checkpoint_dir(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step-{step:06d}"
+
+
+def state_path(folder: Path) -> Path:
+    """The state to resume from; it is there while a training is unfinished."""
+    return folder / "checkpoints" / "resume.ckpt"
+
+
+def frozen_dtype(config: Config) -> torch.dtype:
+    """Of the tensors that are not trained."""
+    return torch.bfloat16 if config.distill.precision == "bf16-mixed" else torch.float32
+
+
+def dtype_name(config: Config) -> str:
+    return str(frozen_dtype(config)).removeprefix("torch.")
+
+
+def device(config: Config) -> str:
+    """Where the training runs: cuda or cpu."""
+    return "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
+
+
+def complete(config: Config) -> bool:
+    """Whether every checkpoint of the run's training is there, or none is wanted; says so if it is."""
+    if config.supernet:
+        print(f"{config.stage}: nothing to train, supernet={config.supernet} is given")
+        return True
+    folder, steps = run_dir(config), checkpoint_steps(stage_options(config))
+    there = all((checkpoint_dir(folder, step) / "meta.json").exists() for step in steps)
+    if there and is_first(config):
+        print(f"{config.stage}: all {len(steps)} checkpoints are in {folder}")
+    return there
+
+
+@contextmanager
+def recorded(config: Config, **fields: object) -> Iterator[None]:
+    """status.json, config.yaml and manifest.json (with ``fields``) of a training: written by its first process."""
+    folder, model = run_dir(config), model_config(config)
+    if not is_first(config):
+        choose_kernels(config, model, device(config), dtype_name(config))
+        yield
+        return
+    with status(folder, config.stage):
+        write_config(folder, config)
+        update_manifest(
+            folder,
+            **identity(config, folder),
+            data={name: sha256(data_dir(config) / f"{name}.parquet") for name in ("train", "items")},
+            parameters=count_parameters(model),
+            trained_parameters=count_trainable(model, config.distill.train_mixers),
+            delta_rule=choose_kernels(config, model, device(config), dtype_name(config)),
+            **fields,
+        )
+        yield
+
+
+def identity(config: Config, folder: Path) -> dict[str, Any]:
+    """What names a checkpoint: run, seed and teacher."""
+    source = read_json(teacher_dir(config) / "source.json")
+    return {"scale": config.scale, "run": folder.name, "seed": config.seed, "teacher": source}
+
+
+def fit(module: Training, items: list[Item], folder: Path) -> None:
+    """Train from the state to resume from, if there is one, to the last step, into a run's folder.
+
+    Asked to stop, it saves that state and raises Stopped.
+    """
+    config, options = module.config, module.options
+    steps, state = checkpoint_steps(options), state_path(folder)
+    if is_first(config):
+        write_text(folder / "tables" / "visits.csv", visits(config).to_csv(index=False))
+    quiet_lightning()
+    if state.exists() and not zipfile.is_zipfile(state):
+        raise ValueError(f"{state} is truncated: delete it and run the same command again, which trains from the start")
+    resume = ResumeState(state, config.trainer.save_seconds)
+    trainer = L.Trainer(
+        **trainer_options(config),
+        precision=config.distill.precision,
+        max_steps=options.steps,
+        gradient_clip_val=options.clip,
+        callbacks=[Metrics(folder), StudyCheckpoints(folder, steps, identity(config, folder)), resume, Bar()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    if config.trainer.compile:
+        compile_shared(module.student)
+    # Pinned batches are copied to a GPU while it computes.
+    loader = DataLoader(StepBatches(module, items), batch_size=None, pin_memory=device(config) == "cuda")
+    trainer.fit(module, loader, ckpt_path=str(state) if state.exists() else None, weights_only=False)
+    if trainer.is_global_zero:
+        if module.global_step < options.steps:
+            resume.raise_if_stopped()
+        state.unlink(missing_ok=True)
+        print(f"{config.stage}: {len(steps)} checkpoints in {folder}")
+
+
+def quiet_lightning() -> None:
+    """Its banners, and its surprise that a frozen teacher is in eval mode, say nothing about this run."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*(eval mode at the start of training|LeafSpec|does not have many workers).*")
