@@ -1,8 +1,11 @@
 """The parts of a run's score tables: which are missing, and how they are scored. Killed anywhere, the same call finds the same rest."""
 
 import hashlib
+import resource
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,16 +15,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from analysis.table import load_placements, write_part
-from experiments.build import load_frozen, supernet_to_load
-from experiments.config import Config, data_dir, model_config, run_dir
+from analysis.table import WANTED, load_placements, write_part
+from experiments.config import Config, items_path, model_config, run_dir, stage_options
 from experiments.data import read_items
+from experiments.kernels import choose_kernels
 from experiments.progress import progress
-from experiments.records import status, update_manifest
+from experiments.records import exclusive, read_json, read_status, status, turns, update_manifest, write_config, write_json
+from experiments.stopping import raise_if_asked
 from experiments.strategy import checkpoint_steps
-from supernet.checkpoint import load_trained
+from experiments.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from supernet.decoder import Supernet
 from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
+from supernet.size import count_bytes
+from supernet.streaming import Traffic
 
 REMEDY = "run python -m experiments.distill with the same options"
 
@@ -41,15 +47,47 @@ class Part:
         return f"part-{hashlib.sha256(content.encode()).hexdigest()[:12]}.parquet"
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a run's tables should hold, and this process's parts of what they lack."""
+
+    placements: pd.DataFrame
+    items: list[Item]
+    steps: list[int]
+    parts: list[Part]
+
+
 def score_missing(config: Config, wanted: pd.DataFrame) -> None:
     """Score what is missing, so that the run's tables hold every placement on every item at every checkpoint.
 
     Placements and items asked for in earlier sweeps of the run stay in: a larger request extends the tables, a smaller one changes nothing.
+    With ``shards`` this process scores its share of the items, which depends on nothing but their order in the data.
     """
     folder = run_dir(config)
-    steps = checkpoints(folder)
+    request = ask(config, wanted)
+    record = {"steps": request.steps, "items": [item.name for item in request.items]}
+    known = not (folder / WANTED).exists() or read_json(folder / WANTED) == record
+    if request.parts or not known or read_status(folder).get(part_name(config), {}).get("state") != "done":
+        with claim(folder, config):
+            with turns(folder, "placements"):
+                write_placements(merge(folder / "placements.parquet", wanted), folder / "placements.parquet")
+                write_json(folder / WANTED, record)
+                if config.supernet:
+                    write_config(folder, config)
+            if parts := ask(config, wanted).parts:  # again: another process may have scored some of them meanwhile
+                score_parts(config, parts, folder / "scores")
+    else:
+        share = f"shard {config.shard} of {config.shards} " if config.shards > 1 else ""
+        print(f"sweep: {share}complete, {len(request.placements)} placements x {len(request.items)} items x "
+              f"{len(request.steps)} checkpoints in {folder}")  # fmt: skip
+
+
+def ask(config: Config, wanted: pd.DataFrame) -> Request:
+    """The request of these options, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
+    folder = run_dir(config)
+    steps = checkpoints(config)
     scored = [int(p.name.removeprefix("step-")) for p in sorted((folder / "scores").glob("step-??????")) if any(p.glob("*.parquet"))]
-    asked = config.steps or checkpoint_steps(config.distill)
+    asked = config.steps or checkpoint_steps(stage_options(config))
     unknown = sorted(set(asked) - set(steps) - set(scored))
     if unknown:
         have = f"choose from {', '.join(map(str, steps))} or " if steps else ""
@@ -57,49 +95,85 @@ def score_missing(config: Config, wanted: pd.DataFrame) -> None:
     placements = merge(folder / "placements.parquet", wanted)
     have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in sorted({*asked, *scored})}
     items = items_to_score(config, {item for pairs in have.values() for _, item in pairs})
-    parts = plan(config, have, list(placements["placement"]), items)
-    if not parts:
-        print(f"sweep: complete, {len(placements)} placements x {len(items)} items x {len(scored)} checkpoints in {folder}")
+    share = [item for place, item in items if place % config.shards == config.shard]
+    parts = plan(config, have, list(placements["placement"]), share)
+    return Request(placements, [item for _, item in items], sorted(have), parts)
+
+
+def part_name(config: Config) -> str:
+    """What this process is called in the run's records."""
+    return "sweep" if config.shards == 1 else f"sweep-{config.shard}of{config.shards}"
+
+
+@contextmanager
+def claim(folder: Path, config: Config) -> Iterator[None]:
+    """Hold the run's scores: a whole sweep alone, a shard beside the other shards of as many. ValueError says who else is at it."""
+    if config.shards == 1:
+        with status(folder, part_name(config)):
+            yield
         return
-    with status(folder, "sweep"):
-        write_placements(placements, folder / "placements.parquet")
-        score_parts(config, parts, folder / "scores")
+    with ExitStack() as held:
+        with turns(folder, "shards"):  # two that start at once would see each other's tries
+            held.enter_context(exclusive(folder, f"sweep-of-{config.shards}", shared=True))
+            for other in {path.name[1:].removesuffix(".lock") for path in folder.glob(".sweep-of-*.lock")}:
+                if other != f"sweep-of-{config.shards}":
+                    with exclusive(folder, other):
+                        pass
+        held.enter_context(status(folder, part_name(config)))
+        yield
 
 
 def score_parts(config: Config, parts: list[Part], table: Path) -> None:
-    """Score ``parts`` into their steps' folders under ``table``."""
-    folder, device = run_dir(config), pick_device(config)
-    teacher = load_frozen(config, torch.float32)
-    model = supernet_to_load(config, teacher).requires_grad_(False).cast(getattr(torch, config.dtype)).to(device)
+    """Score ``parts`` into their steps' folders under ``table``; a request to stop is heeded between them (streamed: between layers)."""
+    device, traffic = pick_device(config), Traffic()
+    delta_rule = choose_kernels(config, model_config(config), device, config.dtype)
+    weights_of = opener(config, device, traffic)
     work, least, started = Counts(0, 0, 0, 0.0), 0, time.perf_counter()
     bar = progress(None, table.name, total=len(parts))
-    with ThreadPoolExecutor(workers(config, device), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with own_threads(config, device) as pool:
         for step in sorted({part.step for part in parts}):
-            meta = load_trained(model, folder / "checkpoints" / f"step-{step:06d}")
+            weights = weights_of(step)
             here = [part for part in parts if part.step == step]
-            for part, done in zip(here, pool.map(partial(score_part, config, table, model, meta), here), strict=True):
+            for part, done in zip(here, pool.map(partial(score_part, config, table, weights), here), strict=True):
                 work, least = work + done, least + part.trie.prefixes * len(part.items)
                 bar.update()
     bar.close()
-    report_work(folder, "sweep" if table.name == "scores" else "winners", model, work, least, time.perf_counter() - started)
+    name = {"scores": part_name(config), "proposed": "propose", "fresh": "winners"}[table.name]
+    more = {"delta_rule": delta_rule} | (streaming_work(config, parts, traffic) if config.stream else {})
+    report_work(run_dir(config), name, weights.model, work, least, time.perf_counter() - started, more)
 
 
-def score_part(config: Config, table: Path, model: Supernet, meta: dict, part: Part) -> Counts:
-    """Score one part with the model as it is and write its file."""
-    logp, done = score_chunk(model, part.trie, part.items)
-    write_part(rows(config, run_dir(config).name, meta, part, logp), table / f"step-{part.step:06d}" / part.name)
+@contextmanager
+def own_threads(config: Config, device: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads for parts. A streamed sweep has one, which takes all cores; parts that wait are forgotten when one fails or is stopped."""
+    inside = (config.workers or torch.get_num_threads()) if config.stream else 1
+    pool = ThreadPoolExecutor(workers(config, device), initializer=torch.set_num_threads, initargs=(inside,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def score_part(config: Config, table: Path, weights: Weights, part: Part) -> Counts:
+    """Score one part and write its file."""
+    raise_if_asked()
+    logp, done = score_chunk(weights.model, part.trie, part.items, weights.block_at)
+    write_part(rows(config, run_dir(config).name, weights.tokens, part, logp), table / f"step-{part.step:06d}" / part.name)
     return done
 
 
-def checkpoints(folder: Path) -> list[int]:
-    """Steps of the run's complete checkpoints."""
-    return [int(p.name.removeprefix("step-")) for p in sorted((folder / "checkpoints").glob("step-??????")) if (p / "meta.json").exists()]
+def checkpoints(config: Config) -> list[int]:
+    """Steps of the complete checkpoints; a folder that is not a run's is step 0."""
+    if config.supernet:
+        return [0]
+    folders = sorted((run_dir(config) / "checkpoints").glob("step-??????"))
+    return [int(p.name.removeprefix("step-")) for p in folders if (p / "meta.json").exists()]
 
 
 def workers(config: Config, device: str) -> int:
     """Parts scored at once. On a CPU each takes one thread: small operations do not share well, and the numbers then do not depend on
     how many cores there are."""
-    return 1 if device == "cuda" else config.workers or torch.get_num_threads()
+    return 1 if device == "cuda" or config.stream else config.workers or torch.get_num_threads()
 
 
 def pick_device(config: Config) -> str:
@@ -121,11 +195,13 @@ def write_placements(placements: pd.DataFrame, path: Path) -> None:
     temporary.replace(path)
 
 
-def items_to_score(config: Config, scored: set[str]) -> list[Item]:
-    """The first ``items`` of the run's evaluation items, and those that earlier sweeps scored."""
-    path, asked = data_dir(config) / "items.parquet", config.items or config.data.items
+def items_to_score(config: Config, scored: set[str]) -> list[tuple[int, Item]]:
+    """The first ``items`` evaluation items and those that earlier sweeps scored, each with its place in the file."""
+    path = items_path(config)
+    everything = read_items(path)
+    asked = config.items or (len(everything) if config.items_file else config.data.items)
     read_items(path, asked)  # says so when there are not as many
-    return [item for i, item in enumerate(read_items(path)) if i < asked or item.name in scored]
+    return [(i, item) for i, item in enumerate(everything) if i < asked or item.name in scored]
 
 
 def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list[str], items: list[Item]) -> list[Part]:
@@ -134,9 +210,9 @@ def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list
     Items that lack the same placements are swept together, in chunks that fit the memory budget. Raises ValueError where the checkpoint
     of a missing part is gone.
     """
-    model, device, folder, parts = model_config(config), pick_device(config), run_dir(config), []
-    shares = workers(config, device)
-    memory = int(config.memory_gib * 2**30 / shares)
+    model, device, parts = model_config(config), pick_device(config), []
+    dtype, shares = getattr(torch, config.dtype), workers(config, device)
+    memory, weights = memory_of_part(config, list(have), device)
     for step, pairs in have.items():
         missing = np.array([[(placement, item.name) not in pairs for item in items] for placement in placements])
         groups: dict[bytes, set[int]] = {}
@@ -148,12 +224,24 @@ def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list
                 # All items are cut into chunks, whichever are missing: a continued sweep then finds the parts of the one that was killed.
                 trie = build_trie(model, lacking)
                 for share in (list(range(len(items)))[worker::shares] for worker in range(shares)):
-                    for chunk in plan_chunks(model, trie, [items[i] for i in share], memory, getattr(torch, config.dtype), device):
+                    for chunk in plan_chunks(model, trie, [items[i] for i in share], memory, dtype, device, weights):
                         chosen = [items[share[i]] for i in chunk if share[i] in group]
                         parts += [Part(step, trie, chosen)] if chosen else []
-    if gone := sorted({part.step for part in parts} - set(checkpoints(folder))):
-        raise ValueError(f"{folder} lacks scores at step {', '.join(map(str, gone))} and has no checkpoint there: {REMEDY}")
+    if gone := sorted({part.step for part in parts} - set(checkpoints(config))):
+        raise ValueError(f"{run_dir(config)} lacks scores at step {', '.join(map(str, gone))} and has no checkpoint there: {REMEDY}")
     return parts
+
+
+def memory_of_part(config: Config, steps: list[int], device: str) -> tuple[int, int]:
+    """(bytes for each of the parts that are scored at once, what of them weights take). ``memory_gib`` is for activations alone; what is
+    free (``memory_gib=0``), and the budget of a streamed sweep, is for the weights as well."""
+    memory = memory_bytes(config, device)
+    if config.stream:
+        there = [step for step in checkpoints(config) if step in steps]
+        return memory, weight_bytes(config, there[0], device) if there else 0
+    if not config.memory_gib:
+        memory -= count_bytes(model_config(config), getattr(torch, config.dtype))
+    return memory // workers(config, device), 0
 
 
 def scored_pairs(folder: Path) -> set[tuple[str, str]]:
@@ -169,7 +257,7 @@ def scored_pairs(folder: Path) -> set[tuple[str, str]]:
     return pairs
 
 
-def rows(config: Config, run_name: str, meta: dict, part: Part, logp: np.ndarray) -> pd.DataFrame:
+def rows(config: Config, run_name: str, tokens: int, part: Part, logp: np.ndarray) -> pd.DataFrame:
     """Long score rows of one part: logp [P, n] -> P * n rows."""
     P, n = logp.shape
     return pd.DataFrame(
@@ -178,7 +266,7 @@ def rows(config: Config, run_name: str, meta: dict, part: Part, logp: np.ndarray
             "run": run_name,
             "seed": config.seed,
             "step": part.step,
-            "tokens": meta["tokens"],
+            "tokens": tokens,
             "placement": np.repeat(part.trie.placements, n),
             "item": np.tile([item.name for item in part.items], P),
             "task": np.tile([item.task for item in part.items], P),
@@ -188,19 +276,48 @@ def rows(config: Config, run_name: str, meta: dict, part: Part, logp: np.ndarray
     )
 
 
-def report_work(folder: Path, name: str, model: Supernet, work: Counts, least: int, seconds: float) -> None:
-    """Say what was done against the least that could be done, and how near the machine's matmul rate it came."""
-    peak = matmul_rate(model)
+def streaming_work(config: Config, parts: list[Part], traffic: Traffic) -> dict[str, float]:
+    """What a streamed sweep was about, what it read and what memory it held; tokens are those of the longest item that are read."""
+    tensors = open_step(config, parts[-1].step).tensors.values()
+    lengths = {item.name: len(item.tokens) - 1 for part in parts for item in part.items}
+    return {
+        "parameters": sum(torch.Size(entry.shape).numel() for entry in tensors),
+        "bytes_on_disk": sum(entry.bytes for entry in tensors),
+        "placements": len(parts[-1].trie.placements),
+        "items": len(lengths),
+        "tokens": max(lengths.values()),
+        "gb_read": traffic.bytes / 1e9,
+        "gb_per_second": traffic.bytes / 1e9 / traffic.seconds,
+        "peak_rss_gib": peak_memory() / 2**30,
+        "memory_gib": config.memory_gib,
+    }
+
+
+def report_work(folder: Path, name: str, model: Supernet, work: Counts, least: int, seconds: float, more: dict[str, object]) -> None:
+    """Say what was done against the least that could be done, how near the machine's matmul rate it came, and what was read."""
+    peak, rate = matmul_rate(model), work.flops / seconds
     fields = {"layer_evaluations": work.layer_evaluations, "distinct_prefixes": least, "flops": work.flops, "seconds": round(seconds, 2),
-              "flops_per_second": work.flops / seconds, "matmul_flops_per_second": peak}  # fmt: skip
-    update_manifest(folder, **{name: fields})
-    rate = work.flops / seconds
-    print(f"{name}: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in "
-          f"{seconds:.1f} s: {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of this machine's matmul rate")  # fmt: skip
+              "flops_per_second": rate, "matmul_flops_per_second": peak}  # fmt: skip
+    said = (f"{name}: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in "
+            f"{seconds:.1f} s: {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of this machine's matmul rate")  # fmt: skip
+    if "gb_read" in more:
+        said += (f"; {more['gb_read']:.2f} GB read at {more['gb_per_second']:.2f} GB/s, at most {more['peak_rss_gib']:.2f} GiB of memory "
+                 "held")  # fmt: skip
+    update_manifest(folder, **{name: fields | more})
+    print(said)
 
 
-def matmul_rate(model: Supernet, size: int = 1024, repeats: int = 10) -> float:
-    """FLOP/s of a square matmul in the model's dtype on its device."""
+def peak_memory() -> int:
+    """Most bytes that this process has held in memory. Not ru_maxrss where it can be helped: on Linux a child starts with its parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def matmul_rate(model: Supernet, repeats: int = 10) -> float:
+    """FLOP/s of a square matmul in the model's dtype on its device, large enough to fill it."""
+    size = 8192 if model.embed.weight.is_cuda else 1024
     x = model.embed.weight.new_ones(size, size)
     x @ x
     synchronise = torch.cuda.synchronize if x.is_cuda else lambda: None

@@ -5,10 +5,13 @@ from experiments.config import Config
 from experiments.entry import run
 from experiments.parts import score_missing
 from experiments.placements import select
+from experiments.weights import of_folder
 
 
 def sweep(config: Config) -> None:
-    """Score what ``placements`` asks for and the run lacks."""
+    """Score what ``placements`` asks for and the run (or the folder ``supernet``) lacks."""
+    if config.supernet:
+        config = of_folder(config)
     if config.placements == "proposed":
         learn(config)
         score_winners(config)
