@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student
 
@@ -29,6 +31,29 @@ def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
         "checkpoints": len(scores.steps), "n_placements": len(scores.placements), "n_items": len(scores.items), "steps": scores.steps[-1],
         "training_tokens": scores.tokens[-1], "trained_parameters": float(known.get("trained_parameters") or np.nan),
     }])  # fmt: skip
+
+
+def options(run: str | Path) -> dict[str, Any]:
+    """What config.yaml of a run directory says, {} where there is none. ValueError, one line, on a file that is not what it should be."""
+    path = Path(run) / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or (config and "sampler" not in config.get("distill", {})):
+        raise ValueError(f"{path} is not a run's configuration: delete it, or run the command that wrote it again")
+    return config
+
+
+def family(run: str | Path) -> str:
+    """Which runs may be compared as replicates: the sampler of the training (local, counts, ...), "-sft" after the second stage,
+    "supernet" for a checkpoint that was given; "" for scores without a config.yaml, whose origin is not known."""
+    config = options(run)
+    if not config:
+        return ""
+    if config.get("supernet"):
+        return "supernet"
+    return config["distill"]["sampler"] + ("-sft" if config.get("stage") == "sft" else "")
 
 
 def side_by_side(stability: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -262,6 +262,54 @@ def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[st
     _legend_below(ax, None, columns=1 if max(map(len, labels)) > 24 else 2)
 
 
+def strategy_differences(ax: Axes, quality: pd.DataFrame) -> None:
+    """Difference of final quality to the reference strategy per group, with intervals over seeds (rows of ``strategies.final_quality``)."""
+    rows = quality[quality["strategy"] != quality["against"]]
+    groups, names = rows["group"].drop_duplicates().tolist(), rows["strategy"].drop_duplicates().tolist()
+    for n, name in enumerate(names, start=1):  # the first colour is the reference's, in the other figure
+        of_name = rows[rows["strategy"] == name]
+        y = np.array([groups.index(group) for group in of_name["group"]]) + 0.22 * (n - (len(names) + 1) / 2)
+        bars = np.abs(of_name[["seeds_lo", "seeds_hi"]].to_numpy() - of_name[["difference"]].to_numpy()).T
+        ax.errorbar(of_name["difference"], y, xerr=np.nan_to_num(bars), fmt=MARKERS[n], color=BAND_COLOURS[n], label=name, elinewidth=0.9)
+    ax.axvline(0, color="black", linewidth=0.7)
+    sizes = rows.drop_duplicates("group")["n_placements"]
+    ax.set_yticks(range(len(groups)), [f"{group} ({size})" for group, size in zip(groups, sizes, strict=True)])
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    largest = rows["difference"].abs().max()
+    small = rows["difference"].abs().median()
+    if largest > 5 * small > 0:  # a few placements lose much, most differ little
+        decades = 10.0 ** np.arange(np.floor(np.log10(small)), np.ceil(np.log10(largest)) + 1)
+        ax.set_xscale("symlog", linthresh=decades[0], linscale=0.7)
+        ax.xaxis.set_major_locator(FixedLocator([*-decades[::-1], 0, *decades]))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.tick_params(axis="x", labelrotation=45)
+    ax.set_xlabel(f"final quality less that of {quality['against'].iloc[0]} (nats/token)")
+    _legend_below(ax, None, columns=3)
+
+
+def strategy_stability(ax: Axes, stability: pd.DataFrame, threshold: float) -> None:
+    """τ/ceiling before the end per cost band and strategy, with intervals over seeds (rows of ``strategies.stability_by_strategy``)."""
+    shown = [band for band in bands(stability) if _has_ratio(band, stability)]
+    names = stability["strategy"].drop_duplicates().tolist()
+    for n, name in enumerate(names):
+        rows = pd.concat([rows_of(band, stability[stability["strategy"] == name]) for band in shown])
+        x = np.arange(len(shown)) + 0.17 * (n - (len(names) - 1) / 2)
+        bars = np.abs(rows[["ratio_lo", "ratio_hi"]].to_numpy() - rows[["ratio"]].to_numpy()).T
+        ax.errorbar(x, rows["ratio"], yerr=np.nan_to_num(bars), fmt=MARKERS[n], color=BAND_COLOURS[n], label=name, elinewidth=0.9)
+    ax.axhline(threshold, color="black", linewidth=0.8, linestyle="--")
+    ax.set_xticks(range(len(shown)), [f"{band}" + ("\nwhole range" if band.whole else "") for band in shown])
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("cost band (FA-layer equivalents)")
+    ax.set_ylabel("τ/ceiling before the end")
+    _legend_below(ax, None, columns=4)
+
+
+def _has_ratio(band: Band, stability: pd.DataFrame) -> bool:
+    """Whether any row of a band has a number."""
+    return bool(rows_of(band, stability)["ratio"].notna().any())
+
+
 def _band_lines(ax: Axes, stability: pd.DataFrame, value: str, low: str, high: str) -> None:
     for n, band in enumerate(bands(stability)):
         rows = rows_of(band, stability).sort_values("tokens")

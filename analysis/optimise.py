@@ -78,6 +78,19 @@ def frontier(
     )
 
 
+def meets(placement: str, constraints: Constraints) -> bool:
+    """Whether a placement is one that ``frontier`` might give under these constraints."""
+    counts = {mixer: placement.count(mixer) for mixer in placement}
+    around = zip("-" + placement[:-1], placement, placement[1:] + "-", strict=True)
+    return (
+        all(counts.get(mixer, 0) >= least for mixer, least in constraints.at_least.items())
+        and all(placement[layer] == mixer for layer, mixer in constraints.fixed.items())
+        and not any(mixer in constraints.forbidden + constraints.forbidden_at.get(i, "") for i, mixer in enumerate(placement))
+        and not (constraints.no_singletons and 1 in counts.values())
+        and not (constraints.no_isolated and any(mixer not in (before, after) for before, mixer, after in around))
+    )
+
+
 def at_budget(table: pd.DataFrame, budget: float) -> pd.DataFrame:
     """The rows of a frontier that hold at ``budget``. Raises ValueError when even the cheapest placement costs more."""
     reached = table["budget"].to_numpy() <= budget + 1e-9
@@ -269,14 +282,14 @@ def stability(
     coefficients: Mapping[str, float] = COST,
     constraints: Constraints | None = None,
 ) -> pd.DataFrame:
-    """How often each layer of the best placement changes under posterior draws.
+    """How often each layer of the best placement changes under posterior draws, as if scored on other items of the same kind.
 
     Columns budget, layer, mixer (of the best placement under the posterior mean) and one share per mixer letter: of the draws, how many
     have an optimum at this budget that takes it there (they sum to 1; the share of ``mixer`` is how sure that choice is).
     """
     names = best_at(frontier(expansion, coefficients, 1, constraints), budgets)
     shares = np.zeros((len(budgets), expansion.layers, len(expansion.letters)))
-    for landscape in expansion.draw(rng, draws):
+    for landscape in expansion.draw(rng, draws, other_items=True):
         drawn = best_at(frontier(landscape, coefficients, 1, constraints), budgets)
         shares += np.eye(len(expansion.letters))[encode(drawn, expansion.letters)]
     index = pd.MultiIndex.from_product([budgets, range(expansion.layers)], names=["budget", "layer"])

@@ -109,6 +109,32 @@ def search_by_budget(ax: Axes, by_budget: pd.DataFrame) -> None:
     ax.set_ylabel("regret at the last checkpoint\n(nats/token, 95%)")
 
 
+def found_by_budget(ax: Axes, found: pd.DataFrame) -> None:
+    """Presets and the best of the random sample relative to all-FA on fresh items, over the budget (rows of found.csv)."""
+    x = np.arange(len(found))
+    for n, (name, label) in enumerate((("preset_ahead", "preset"), ("random_ahead", "best of the random sample"))):
+        errors = [found[name] - found[f"{name}_lo"], found[f"{name}_hi"] - found[name]]
+        style = {"color": BAND_COLOURS[n], "marker": MARKERS[n], "linestyle": "none", "elinewidth": 0.8, "label": label}
+        ax.errorbar(x + 0.12 * (n - 0.5), found[name], yerr=errors, **style)
+    ax.set_ylabel("quality less that of all-FA\n(nats/token, 95%)")
+    _budget_places(ax, found)
+    _legend_below(ax, f"judged on {found['items'].iloc[0]} fresh items", 2)
+
+
+def found_difference(ax: Axes, found: pd.DataFrame) -> None:
+    """The preset's quality less that of the best of the random sample, paired by fresh item (rows of found.csv)."""
+    errors = [found["difference"] - found["difference_lo"], found["difference_hi"] - found["difference"]]
+    ax.errorbar(np.arange(len(found)), found["difference"], yerr=errors, color="black", marker="o", linestyle="none", elinewidth=0.8)
+    ax.set_ylabel("preset less random best\n(nats/token, 95%)")
+    _budget_places(ax, found)
+
+
+def _budget_places(ax: Axes, found: pd.DataFrame) -> None:
+    ax.axhline(0, color="black", linewidth=0.6, linestyle="--")
+    ax.set_xticks(np.arange(len(found)), [f"{budget:g}" for budget in found["budget"]])
+    ax.set_xlabel("budget (FA-layer equivalents)")
+
+
 def _regret_scale(ax: Axes) -> None:
     """Linear up to 0.001 nats/token, logarithmic above: good searches differ where bad ones set the range, and regret may be 0."""
     ax.set_yscale("symlog", linthresh=1e-3)

@@ -2,8 +2,11 @@
 
 ``python -m analysis.presets [RUN ...]`` (default: every run under results/ with scores) writes into each run directory presets.yaml,
 tables/preset_drift.csv, preset_layers.csv, surrogate.csv, surrogate_coefficients.csv and figures/presets, preset_drift,
-surrogate_coefficients. Quality is the mean log-likelihood per token (objective ``loglik``); retention is exp(quality - quality of all-FA),
-the ratio of geometric mean token probabilities.
+surrogate_coefficients; where winners were scored on fresh items also tables/found.csv and figures/found. Quality is the mean log-likelihood
+per token (objective ``loglik``); retention is exp(quality - quality of all-FA), the ratio of geometric mean token probabilities.
+
+``python -m analysis.presets RUN --budget 26 --at-least F=4 --fix 0=F --forbid S --no-singletons`` answers for these budgets and
+constraints (any of them) in the terminal, and writes nothing.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,11 @@ from scipy.stats import t as student
 
 from analysis import figures, preset_figures
 from analysis.cost import placement_costs
-from analysis.fresh import fresh_files, load_fresh
-from analysis.optimise import Constraints, Gain, at_budget, frontier, predicted_gain, propose, stability
+from analysis.found import best_random, found
+from analysis.fresh import fresh_files, load_fresh, parts_beside
+from analysis.optimise import Constraints, Gain, at_budget, frontier, meets, predicted_gain, propose, stability
+from analysis.proposed import TABLE as PROPOSED
+from analysis.proposed import with_proposed
 from analysis.report import find_runs
 from analysis.surrogate import CLUSTER_NAMES, ClusterExpansion, cost_bands, cross_validate, evaluate, fit, judge
 from analysis.table import Scores, load_scores, score_files
@@ -42,21 +48,15 @@ def default_budgets(layers: int, cheapest: float = 0.0) -> list[float]:
     return sorted(budget for budget in rounded if budget >= cheapest - 1e-9)
 
 
-def quality_and_noise(scores: Scores, checkpoint: int) -> tuple[np.ndarray, np.ndarray]:
-    """Quality [P] and its item noise [P] at one checkpoint.
-
-    What an item adds to all placements alike does not disturb their comparison: the noise is the variance over items of q_pi - q̄_i,
-    over the number of items (and times P / (P - 1), as a placement is part of the mean it is compared with).
-    """
+def surrogate(scores: Scores, checkpoint: int = -1) -> ClusterExpansion:
+    """The surrogate of one checkpoint. All placements are scored on the same items, whose noise is known from the scores of each."""
     quality = scores.quality[checkpoint]
-    placements, items = quality.shape
-    deviation = quality - quality.mean(axis=0)
-    return quality.mean(axis=1), deviation.var(axis=1, ddof=1) / items * placements / (placements - 1)
+    return fit(scores.placements, quality.mean(axis=1), 0.0, items=quality)
 
 
-def expansions(scores: Scores) -> list[ClusterExpansion]:
-    """The surrogate of every checkpoint."""
-    return [fit(scores.placements, *quality_and_noise(scores, s)) for s in range(len(scores.steps))]
+def expansions(scores: Scores, last: Scores) -> list[ClusterExpansion]:
+    """The surrogate of every checkpoint; that of the last learns from ``last``, in which there may be proposals beside the run's scores."""
+    return [*(surrogate(scores, s) for s in range(len(scores.steps) - 1)), surrogate(last)]
 
 
 def next_placements(
@@ -69,7 +69,7 @@ def next_placements(
     """
     out = np.isin(scores.placements, list(test))
     learned, unknown = _part(scores, ~out), _part(scores, out)
-    expansion = fit(learned.placements, *quality_and_noise(learned, -1))
+    expansion = surrogate(learned)
     gain = predicted_gain(expansion, rng, coefficients=coefficients)
     judged = {"r2": None, "tau": None}
     if out.sum() >= 3:
@@ -85,77 +85,62 @@ def _part(scores: Scores, chosen: np.ndarray) -> Scores:
     return replace(scores, placements=names, cost=scores.cost[chosen], quality=scores.quality[:, chosen])
 
 
-@dataclass(frozen=True)
-class Estimates:
-    """The best estimate of any placement's quality at one checkpoint: prediction and, where it was scored, measurement together."""
-
-    expansion: ClusterExpansion
-    scored: dict[str, tuple[float, float]]
-
-    @staticmethod
-    def of(expansion: ClusterExpansion) -> "Estimates":
-        mean, sd = expansion.smoothed()
-        return Estimates(expansion, dict(zip(expansion.placements, zip(mean.tolist(), sd.tolist(), strict=True), strict=True)))
-
-    def __call__(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [P] and sd [P]."""
-        values = np.array(self.expansion.predict(placements))
-        for column, placement in enumerate(placements):
-            if placement in self.scored:
-                values[:, column] = self.scored[placement]
-        return values[0], values[1]
-
-
 def choose(
-    estimates: Estimates, budgets: Sequence[float], coefficients: Mapping[str, float] = COST, k: int = 10,
+    expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST, k: int = 10,
     constraints: Constraints | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """The preset of every budget: budget, placement, cost, predicted, sd.
+    """The preset of every budget: budget, placement, cost, predicted, sd, difference, error.
 
-    The best estimate among the surrogate's k best placements of the budget and, without constraints, all scored ones. Raises ValueError for
+    Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its 95%
+    interval, so that nothing wins by optimism alone. The interval is that of the difference to the dearest mixer in all layers (all-FA),
+    the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
     a budget below the cheapest placement.
     """
-    table = frontier(estimates.expansion, coefficients, k, constraints)
-    names = list(dict.fromkeys([*table["placement"], *(estimates.scored if constraints is None else ())]))
-    cost, (mean, sd) = placement_costs(names, coefficients), estimates(names)
-    rows = []
-    for budget in budgets:
-        at_budget(table, budget)
-        best = int(np.argmax(np.where(cost <= budget + 1e-9, mean, -np.inf)))
-        rows.append((budget, names[best], cost[best], mean[best], sd[best]))
-    return pd.DataFrame(rows, columns=["budget", "placement", "cost", "predicted", "sd"])
+    table = frontier(expansion, coefficients, k, constraints)
+    listed = [name for budget in budgets for name in at_budget(table, budget)["placement"]]
+    known = [name for name in expansion.placements if constraints is None or meets(name, constraints)]
+    names = list(dict.fromkeys([*known, *listed]))
+    cost, (mean, sd) = placement_costs(names, coefficients), expansion.estimate(names)
+    difference, error = expansion.estimate(names, against=max(expansion.letters, key=coefficients.get) * expansion.layers)
+    lower = difference - expansion.quantile * error
+    best = [int(np.argmax(np.where(cost <= budget + 1e-9, lower, -np.inf))) for budget in budgets]
+    columns = ["placement", "cost", "predicted", "sd", "difference", "error"]
+    chosen = pd.DataFrame(dict(zip(columns, (names, cost, mean, sd, difference, error), strict=True))).iloc[best].reset_index(drop=True)
+    chosen.insert(0, "budget", np.asarray(budgets, float))
+    return chosen
 
 
-def lost(scores: Scores, estimates: Estimates, final: str, early: str) -> tuple[float, float, bool]:
+def lost(last: Scores, expansion: ClusterExpansion, final: str, early: str) -> tuple[float, float, bool]:
     """Quality at T of the final preset minus that of an earlier one, its standard error, whether both were measured (paired by item)."""
+    measured = {final, early} <= set(last.placements)
     if final == early:
-        return 0.0, 0.0, all(p in estimates.scored for p in (final, early))
-    if final in estimates.scored and early in estimates.scored:
-        a, b = (scores.quality[-1, scores.placements.index(p)] for p in (final, early))
-        return float((a - b).mean()), float((a - b).std(ddof=1) / np.sqrt(len(a))), True
-    mean, sd = estimates([final, early])
-    return float(mean[0] - mean[1]), float(np.hypot(*sd)), False
+        return 0.0, 0.0, measured
+    if measured:
+        a, b = (last.quality[-1, last.placements.index(name)] for name in (final, early))
+        return *_mean_and_error(a - b), True
+    (mean,), (sd,) = expansion.estimate([final], against=early)
+    return float(mean), float(sd), False
 
 
 def drift(
-    scores: Scores, fitted: list[ClusterExpansion], budgets: Sequence[float], coefficients: Mapping[str, float] = COST
+    scores: Scores, last: Scores, fitted: list[ClusterExpansion], budgets: Sequence[float], coefficients: Mapping[str, float] = COST
 ) -> pd.DataFrame:
     """The presets of every checkpoint against the final ones, a row per step and budget.
 
     ``hamming``: share of layers with another mixer than in the final preset. ``lost``, ``lost_lo``, ``lost_hi``: what freezing the preset
-    of t costs at T, nats per token, with its 95% interval (over items where both were scored, ``lost_measured``; else of the prediction).
-    Chosen and judged on the same items, which favours the final preset: the loss is rather over- than underestimated.
+    of t costs at T, nats per token, with its 95% interval (over items where both were scored, ``lost_measured``; else of the prediction and
+    over items). Chosen and judged on the same items, which favours the final preset: the loss is rather over- than underestimated.
     """
-    estimates = [Estimates.of(expansion) for expansion in fitted]
-    chosen = [choose(e, budgets, coefficients) for e in estimates]
+    chosen = [choose(expansion, budgets, coefficients) for expansion in fitted]
     for step, table in enumerate(chosen):
         finals = chosen[-1]["placement"]
-        gone = [lost(scores, estimates[-1], final, early) for final, early in zip(finals, table["placement"], strict=True)]
+        gone = [lost(last, fitted[-1], final, early) for final, early in zip(finals, table["placement"], strict=True)]
         table["hamming"] = [
             np.mean([a != b for a, b in zip(final, early, strict=True)]) for final, early in zip(finals, table["placement"], strict=True)
         ]
         value, error, measured = (np.array(column) for column in zip(*gone, strict=True))
-        table["lost"], table["lost_lo"], table["lost_hi"] = value, value - 1.96 * error, value + 1.96 * error
+        half = fitted[-1].quantile * error
+        table["lost"], table["lost_lo"], table["lost_hi"] = value, value - half, value + half
         table["lost_measured"] = measured.astype(bool)
         table.insert(0, "run", scores.run)
         table.insert(1, "step", scores.steps[step])
@@ -189,7 +174,7 @@ def surrogate_quality(scores: Scores, rng: np.random.Generator, test: Sequence[s
         spare, train, held_out = True, np.flatnonzero(~out), np.flatnonzero(out)
     tables = []
     for s in range(len(scores.steps)):
-        quality, noise = quality_and_noise(scores, s)
+        quality, noise = scores.quality[s].mean(axis=1), np.zeros(len(order))
         if spare:
             known, unknown = ([scores.placements[i] for i in part] for part in (train, held_out))
             table = evaluate(known, quality[train], noise[train], unknown, quality[held_out], scores.cost[held_out], rng)
@@ -208,7 +193,8 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
 
     ``explained``: variance over uniform placements that the kind is believed to explain (its prior, set by evidence); ``found``: that of
     the posterior mean, Σ w²; ``cosine``: w_t · w_T / (|w_t| |w_T|), whatever the sum-to-zero basis; NaN where a kind is shrunk
-    to nothing (under a millionth of what is found in all).
+    to nothing (under a millionth of what is found in all). ``nugget``: variance that the expansion cannot express, of which ``item_share``
+    is noise of the finite items.
     """
     rows = []
     for expansion, step, tokens in zip(fitted, scores.steps, scores.tokens, strict=True):
@@ -217,22 +203,23 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
             there = all(w @ w > 1e-6 * (e.weights[1:] @ e.weights[1:]) for w, e in ((now, expansion), (final, fitted[-1])))
             rows.append({
                 "run": scores.run, "step": step, "tokens": tokens, "cluster": CLUSTER_NAMES[offsets], "coefficients": len(now),
-                "explained": expansion.explained[kind], "found": now @ now, "nugget": expansion.nugget,
+                "explained": expansion.explained[kind], "found": now @ now, "nugget": expansion.nugget, "item_share": expansion.item_share,
                 "cosine": now @ final / np.sqrt((now @ now) * (final @ final)) if there else np.nan,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def winners(scores: Scores, coefficients: Mapping[str, float] = COST) -> list[str]:
-    """The presets of the default budgets at the last checkpoint, and all-FA that they are held against."""
-    expansion = fit(scores.placements, *quality_and_noise(scores, -1))
+def winners(run: Path, scores: Scores, last: Scores, coefficients: Mapping[str, float] = COST) -> list[str]:
+    """What to judge on fresh items: the presets of the default budgets at the last checkpoint, the best of the random sample at the same
+    budgets, and all-FA that both are held against."""
+    expansion = surrogate(last)
     budgets = _budgets(expansion, coefficients)
-    chosen = choose(Estimates.of(expansion), budgets, coefficients)["placement"]
-    return list(dict.fromkeys([*chosen, _all_attention(expansion)]))
+    chosen = choose(expansion, budgets, coefficients)["placement"]
+    return list(dict.fromkeys([*chosen, *best_random(run, scores, budgets, coefficients).values(), _all_attention(expansion)]))
 
 
 def presets(
-    scores: Scores, expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST,
+    last: Scores, expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST,
     fresh: pd.DataFrame | None = None,
 ) -> dict:  # fmt: skip
     """The presets of the last checkpoint as plain data for presets.yaml, by name ``loglik-<budget>``.
@@ -242,26 +229,25 @@ def presets(
     choose, which favours the preset, and are null and a prediction where the preset was not scored at all. ``difference`` is quality minus
     that of all-FA, its interval from differences paired by item (predicted where all-FA was not scored); retention is its exponential.
     """
-    estimates = Estimates.of(expansion)
     full = _all_attention(expansion)
-    (reference,), (reference_sd,) = estimates([full])
-    same = {p: scores.quality[-1, i] for i, p in enumerate(scores.placements)}
+    same = {p: last.quality[-1, i] for i, p in enumerate(last.placements)}
     new = {} if fresh is None else {str(p): own.to_numpy() for p, own in fresh.iterrows()}
     named = {}
-    for row in choose(estimates, budgets, coefficients).itertuples():
-        ahead, error = row.predicted - reference, np.hypot(row.sd, reference_sd) * (row.placement != full)
-        difference = _interval(ahead, error)
+    for row in choose(expansion, budgets, coefficients).itertuples():
+        (ahead,), (error,) = expansion.estimate([row.placement], against=full)
+        difference = _interval(ahead, error, expansion.quantile)
         entry = {
             "budget": float(row.budget), "placement": row.placement, "cost": float(row.cost),
             "layers": {mixer: row.placement.count(mixer) for mixer in expansion.letters},
-            "predicted": _interval(row.predicted, row.sd, "quality") | {"difference": difference}, "measured": None,
+            "predicted": _interval(row.predicted, row.sd, expansion.quantile, "quality") | {"difference": difference}, "measured": None,
         }  # fmt: skip
         table = new if row.placement in new and full in new else same
         if row.placement in table:
             own = table[row.placement]
+            quantile = student.ppf(0.975, len(own) - 1)
             if full in table:
-                difference = _interval(*_mean_and_error(own - table[full]), n=len(own))
-            entry["measured"] = _interval(*_mean_and_error(own), "quality", len(own))
+                difference = _interval(*_mean_and_error(own - table[full]), quantile)
+            entry["measured"] = _interval(*_mean_and_error(own), quantile, "quality")
             entry["measured"] |= {"difference": difference, "items": len(own), "fresh_items": table is new}
         entry["retention"] = {key: round(float(np.exp(value)), 6) for key, value in difference.items()}
         named[f"{OBJECTIVE}-{row.budget:g}"] = entry
@@ -282,19 +268,19 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _interval(mean: float, error: float, name: str = "value", n: int = 0) -> dict[str, float]:
-    """95%: Student's t of the mean of ``n`` items, normal for a prediction (n = 0)."""
-    half = (student.ppf(0.975, n - 1) if n else 1.96) * error
-    return {key: round(float(value), 6) for key, value in ((name, mean), ("lo", mean - half), ("hi", mean + half))}
+def _interval(mean: float, error: float, quantile: float, name: str = "value") -> dict[str, float]:
+    """95%: ``quantile`` standard errors to either side."""
+    return {key: round(float(value), 6) for key, value in ((name, mean), ("lo", mean - quantile * error), ("hi", mean + quantile * error))}
 
 
-def provenance(run: Path, scores: Scores, coefficients: Mapping[str, float] = COST) -> dict:
-    """Where presets come from: run, step, hash of the score table, cost coefficients."""
-    again = fresh_files(run, scores)
+def provenance(run: Path, scores: Scores, last: Scores, coefficients: Mapping[str, float] = COST) -> dict:
+    """Where presets come from: run, step, hash of the score tables, cost coefficients."""
+    again, beside = fresh_files(run, scores), parts_beside(run, PROPOSED, scores)
     return {
         "run": scores.run, "scale": scores.scale, "seed": scores.seed, "step": int(scores.steps[-1]), "tokens": int(scores.tokens[-1]),
         "objective": "mean log-likelihood per target token of the teacher's traces, nats, higher is better",
         "scores_sha256": _sha256(score_files(run)), "placements": len(scores.placements), "items": len(scores.items),
+        "proposed_sha256": _sha256(beside) if beside else None, "proposed": len(last.placements) - len(scores.placements),
         "fresh_sha256": _sha256(again) if again else None,
         "cost_coefficients": {mixer: float(value) for mixer, value in coefficients.items()},
     }  # fmt: skip
@@ -313,25 +299,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directory, or a file of scores; default: all under results/")
     parser.add_argument("--budgets", type=float, nargs="+", help="in FA-layer equivalents; default: the published ones at this depth")
     parser.add_argument("--seed", type=int, default=0, help="of posterior draws and held-out splits")
+    asked = parser.add_argument_group("to ask without writing anything")
+    asked.add_argument("--budget", type=float, nargs="+", help="the best placements within these budgets; default: as --budgets")
+    asked.add_argument("--at-least", nargs="+", default=[], metavar="MIXER=N", help="so many layers of a mixer or more: F=4")
+    asked.add_argument("--fix", nargs="+", default=[], metavar="LAYER=MIXER", help="the mixer of a layer, the first is 0: 0=F")
+    asked.add_argument("--forbid", default="", metavar="MIXERS", help="mixers that no layer may take: KG")
+    asked.add_argument("--no-singletons", action="store_true", help="a mixer that is used is used in two layers or more")
+    asked.add_argument("--no-isolated", action="store_true", help="every layer has a neighbour with the same mixer")
     options = parser.parse_args(arguments)
     failed = False
     try:
+        constraints = parse_constraints(options.at_least, options.fix, options.forbid, options.no_singletons, options.no_isolated)
         runs = options.runs or find_runs(Path("results"))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for run in runs:
         try:
-            print(summary(run, write_presets(run, options.budgets, options.seed)))
+            if options.budget or constraints != Constraints():
+                print(ask(run, options.budget or options.budgets, constraints).to_string(index=False, float_format="%.4g"))
+            else:
+                print(summary(run, write_presets(run, options.budgets, options.seed)))
         except (ValueError, OSError) as error:
             print(f"error: {run}: {error}", file=sys.stderr)
             failed = True
     return int(failed)
 
 
+def parse_constraints(at_least: Sequence[str], fix: Sequence[str], forbid: str, no_singletons: bool, no_isolated: bool) -> Constraints:
+    """From what was typed. Raises ValueError for what is not MIXER=N or LAYER=MIXER, or says two things of one mixer or layer."""
+
+    def pairs(typed: Sequence[str], option: str, form: str) -> dict[str, str]:
+        said: dict[str, str] = {}
+        for text in typed:
+            key, equals, value = text.partition("=")
+            number, letter = (key, value) if option == "--fix" else (value, key)
+            if not equals or not number.isdecimal() or len(letter) != 1:
+                raise ValueError(f"{option} is {text!r}: give {form}")
+            if said.setdefault(key, value) != value:
+                raise ValueError(f"{option} says {key}={said[key]} and {text}: give one of them")
+        return said
+
+    return Constraints(
+        at_least={mixer: int(count) for mixer, count in pairs(at_least, "--at-least", "MIXER=N, as in F=4").items()},
+        fixed={int(layer): mixer for layer, mixer in pairs(fix, "--fix", "LAYER=MIXER, as in 0=F (the first layer is 0)").items()},
+        forbidden=forbid, no_singletons=no_singletons, no_isolated=no_isolated,
+    )  # fmt: skip
+
+
+def ask(run: Path, budgets: Sequence[float] | None, constraints: Constraints) -> pd.DataFrame:
+    """What ``choose`` says under constraints: budget, placement, cost, predicted, lo, hi (95%, nats per token), scored (yes or no)."""
+    last = with_proposed(run if run.is_dir() else run.parent, load_scores(run))
+    expansion = surrogate(last)
+    table = choose(expansion, budgets or _budgets(expansion), constraints=constraints)
+    half = expansion.quantile * table["sd"]
+    table = table[["budget", "placement", "cost", "predicted"]].assign(lo=table["predicted"] - half, hi=table["predicted"] + half)
+    return table.assign(scored=np.where(table["placement"].isin(last.placements), "yes", "no"))
+
+
 def summary(run: Path, document: dict) -> str:
     """The presets for the terminal."""
-    lines = [f"{run}: {document['provenance']['placements']} placements, step {document['provenance']['step']}"]
+    source = document["provenance"]
+    lines = [f"{run}: {source['placements']} placements and {source['proposed']} proposals, step {source['step']}"]
     stale = 0
     for name, entry in document["presets"].items():
         kept, measured = entry["retention"], entry["measured"]
@@ -350,18 +379,28 @@ def write_presets(run: Path, budgets: Sequence[float] | None = None, seed: int =
     """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds."""
     scores, rng = load_scores(run), np.random.default_rng(seed)
     folder = run if run.is_dir() else run.parent
-    fitted = expansions(scores)
+    last, fresh = with_proposed(folder, scores), load_fresh(folder, scores)
+    fitted = expansions(scores, last)
     budgets = list(budgets or _budgets(fitted[-1]))
-    document = {"provenance": provenance(run, scores), "presets": presets(scores, fitted[-1], budgets, fresh=load_fresh(folder, scores))}
+    document = {"provenance": provenance(run, scores, last), "presets": presets(last, fitted[-1], budgets, fresh=fresh)}
     layers = fitted[-1].layers
     lowest = layers * min(COST[mixer] for mixer in fitted[-1].letters)
     grid = np.unique(np.append(np.ceil(np.linspace(lowest, layers, 24) * 100 - 1e-6) / 100, budgets))
     tables = {
-        "preset_drift": drift(scores, fitted, grid),
+        "preset_drift": drift(scores, last, fitted, grid),
         "preset_layers": layer_stability(scores, fitted, grid, rng),
         "surrogate": surrogate_quality(scores, rng, held_out(folder)),
         "surrogate_coefficients": coefficients_over_training(scores, fitted),
     }
+    chosen = {entry["budget"]: entry["placement"] for entry in document["presets"].values()}
+    against = found(chosen, best_random(run, scores, budgets), fresh, _all_attention(fitted[-1]))
+    if len(against):
+        against.insert(0, "run", scores.run)
+        against.insert(1, "step", scores.steps[-1])
+        tables["found"] = against
+    else:  # of an earlier time, when there were fresh items
+        for stale in (folder / "tables" / "found.csv", folder / "figures" / "found.png", folder / "figures" / "found.pdf"):
+            stale.unlink(missing_ok=True)
     for name, table in tables.items():
         _write(folder / "tables" / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     _write(folder / "presets.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
@@ -401,6 +440,11 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
     with figures.figure(height=2.4) as (fig, axes):
         preset_figures.coefficients_settle(axes[0], tables["surrogate_coefficients"])
         figures.save(fig, folder / "surrogate_coefficients")
+    if "found" in tables:
+        with figures.figure(rows=2, height=2.2) as (fig, axes):
+            preset_figures.found_by_budget(axes[0], tables["found"])
+            preset_figures.found_difference(axes[1], tables["found"])
+            figures.save(fig, folder / "found")
 
 
 def _certainty(layer_table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from analysis import compare, figures, pareto
 from analysis.ranks import tau_matrix
@@ -26,9 +27,9 @@ SHOWN = [
 
 
 def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
-    """Every table of one run by file name. ValueError when the run has a single checkpoint."""
+    """Every table of one run by file name. A run with one checkpoint has its frontier only: nothing can be said about stability."""
     if len(scores.steps) < 2:
-        raise ValueError(f"run {scores.run} has scores at one checkpoint (step {scores.steps[0]}): sweep at least two to compare rankings")
+        return {"frontier": pareto.frontier(scores), "behind": behind_best(scores, endpoints.level)}
     stability = stability_table(scores, endpoints)
     members = band_members(scores, figures.bands(stability))
     return {
@@ -39,6 +40,22 @@ def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
         "tau_matrix": tau_between_checkpoints(scores, members),
         "top_ranks": top_ranks(scores, members, endpoints.top_k),
     }
+
+
+def behind_best(scores: Scores, level: float) -> pd.DataFrame:
+    """How far each placement is behind the best one at the last checkpoint, in nats per token, cheapest first.
+
+    ``behind`` is the mean over items of the best placement's quality minus its own on the same item, ``lo`` and ``hi`` a t interval over
+    items. The same items chose the best one, so ``behind`` is a little too large for all others.
+    """
+    quality = scores.quality[-1]  # [P, I]
+    gap = quality[quality.mean(axis=1).argmax()] - quality
+    half = gap.std(axis=1, ddof=1) / np.sqrt(gap.shape[1]) * student.ppf((1 + level) / 2, gap.shape[1] - 1)
+    frame = pd.DataFrame({
+        "run": scores.run, "step": scores.steps[-1], "placement": scores.placements, "cost": scores.cost, "quality": quality.mean(axis=1),
+        "behind": gap.mean(axis=1), "behind_lo": gap.mean(axis=1) - half, "behind_hi": gap.mean(axis=1) + half,
+    })  # fmt: skip
+    return frame.sort_values(["cost", "placement"], ignore_index=True)
 
 
 def band_members(scores: Scores, bands: list[figures.Band]) -> dict[figures.Band, np.ndarray]:
@@ -113,7 +130,9 @@ def warn(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints) 
 
 
 def verdict(tables: dict[str, pd.DataFrame], endpoints: Endpoints) -> list[str]:
-    """One sentence in plain words per cost band, the whole cost range after them, then the frontier."""
+    """A sentence in plain words per cost band, the whole cost range after them, then the frontier; of one checkpoint that alone."""
+    if "stability" not in tables:
+        return frontier_of_one(tables)
     said = []
     for band in figures.bands(tables["time_to_stability"]):
         time = figures.rows_of(band, tables["time_to_stability"]).iloc[0]
@@ -152,6 +171,18 @@ def verdict(tables: dict[str, pd.DataFrame], endpoints: Endpoints) -> list[str]:
         f"ceiling {before['shared_ceiling']:.0%}, random choice {before['shared_random']:.0%})."
     )
     return said
+
+
+def frontier_of_one(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """What one checkpoint can tell."""
+    front = tables["frontier"].merge(tables["behind"][["placement", "behind", "behind_lo", "behind_hi"]])
+    best, cheapest = front.iloc[-1], front.iloc[0]  # dearer members of a frontier are better
+    return [
+        "There is one checkpoint: **nothing can be said about stability**, that is, whether the ranking would change with more training.",
+        f"Frontier: {len(front)} of {len(tables['behind'])} placements, of cost {cheapest['cost']:.2f} to {best['cost']:.2f}; the best is "
+        f"{best['placement']} ({best['quality']:.3f} nats/token), the cheapest, {cheapest['placement']}, is "
+        f"{_interval(cheapest, 'behind', 3)} nats/token behind it. Chosen and judged on the same items: `make presets` judges on others.",
+    ]
 
 
 def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, folder: Path) -> dict[str, str]:
@@ -214,6 +245,9 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         tables = analyse(scores, endpoints)
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
+    if "stability" not in tables:
+        write_text(one_checkpoint(scores, run, tables, out), out / "report.md")
+        return tables
     captions = draw(scores, tables, endpoints, out / "figures")
     also = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     text = [
@@ -236,6 +270,35 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
     ]
     write_text("\n\n".join(text) + "\n", out / "report.md")
     return tables
+
+
+def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], out: Path) -> str:
+    """The text of report.md of a run with one checkpoint; draws its figures."""
+    with figures.figure(height=2.7) as (fig, (ax,)):
+        figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
+        fig.legends[0].remove()  # of checkpoints
+        figures.save(fig, out / "figures" / "frontier")
+    with figures.figure(height=1.2 + min(2.4, 0.16 * len(scores.placements[0]))) as (fig, (ax,)):
+        figures.frontier_layers(ax, tables["frontier"]["placement"].tolist(), tables["frontier"]["cost"].to_numpy())
+        figures.save(fig, out / "figures" / "frontier_layers")
+    few = [f"Only {len(scores.items)} items: qualities are uncertain below {FEW_ITEMS}."] if len(scores.items) < FEW_ITEMS else []
+    front = tables["behind"][tables["behind"]["placement"].isin(tables["frontier"]["placement"])]
+    n = f"{len(scores.placements)} placements, {len(scores.items)} items"
+    text = [
+        f"# The frontier at one checkpoint: {scores.scale}, run {scores.run}",
+        _bullets(frontier_of_one(tables)),
+        *(["## Warnings", _bullets(few)] if few else []),
+        "## What was measured",
+        _markdown(compare.describe(scores, run).drop(columns=["scale", "run"])),
+        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Columns are "
+        "explained at `behind_best` in analysis/report.py; all placements are in tables/behind.csv.",
+        "## Frontier",
+        _markdown(front.drop(columns=["run", "step"])),
+        "## Figures",
+        f"![frontier](figures/frontier.png)\n\nThe frontier; grey dots: all placements ({n}).",
+        f"![layers](figures/frontier_layers.png)\n\nWhich mixer sits at which layer on the frontier, cheapest placement left ({n}).",
+    ]
+    return "\n\n".join(text) + "\n"
 
 
 def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd.DataFrame]]], endpoints: Endpoints, out: Path) -> None:
@@ -389,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_help = "run directory, or a .parquet or .csv file of scores; default: every run directory under results/ that has scores"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=runs_help)
     parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
-    out_help = "one RUN: where all of it goes (default: beside its scores); several: the comparison (default: results/comparison)"
+    out_help = "one RUN: where all of it goes (default: beside its scores); several: their comparisons (default: results/comparison)"
     parser.add_argument("--out", type=Path, help=out_help)
     arguments = parser.parse_args(argv)
     try:
@@ -404,10 +467,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             out = arguments.out if arguments.out and len(runs) == 1 else run if run.is_dir() else run.parent
             results.append((scores, report(scores, run, endpoints, out)))
             print(f"{out / 'report.md'}:", *verdict(results[-1][1], endpoints), sep="\n  ")
-        if len(runs) > 1:
-            out = arguments.out or Path("results") / "comparison"
-            report_comparison(runs, results, endpoints, out)
-            print(out / "report.md")
+        several = [i for i, scores in enumerate(loaded) if len(scores.steps) > 1]
+        families = {i: compare.family(runs[i]) for i in several}
+        for family in sorted(set(families.values())):  # runs of different samplers are no replicates: see analysis.strategies
+            members = [i for i in several if families[i] == family]
+            if len(members) > 1:
+                out = (arguments.out or Path("results") / "comparison") / family
+                report_comparison([runs[i] for i in members], [results[i] for i in members], endpoints, out)
+                print(out / "report.md")
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -3,7 +3,10 @@
 Per layer the M mixers are described by M - 1 functions that sum to zero over the mixers and are orthonormal under a uniform choice.
 A cluster is a set of layers at given offsets; its functions are the products of its layers' functions. All coefficients of one kind
 of cluster share one prior variance, so that the prior does not depend on which sum-to-zero basis was taken.
-Shapes: P placements, L layers, M mixers, N coefficients (2,223 and the constant at L = 48, M = 4).
+All placements are scored on the same items, so the items' noise is not independent between placements: an item that likes attention in
+the first layer lifts all placements that have it. The posterior mean is linear in the data: with the quality per item every item gets its
+own landscape by one matrix product, and their spread says how far a difference between placements would be off on other items.
+Shapes: P placements, I items, L layers, M mixers, N coefficients (2,223 and the constant at L = 48, M = 4).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +18,7 @@ import pandas as pd
 from scipy.linalg import cholesky, helmert, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
+from scipy.stats import t as student
 
 from analysis.ranks import kendall_tau_b
 
@@ -25,6 +29,7 @@ CLUSTER_NAMES = {(0,): "points", (0, 1): "pairs, lag 1", (0, 2): "pairs, lag 2",
 
 CONSTANT_VARIANCE = 100.0  # of the constant, in units of the sample variance: wide enough to be flat
 SHARE_BOUNDS = (1e-6, 1e2)  # of the variance that one kind of cluster explains, in the same units
+SHARE_PRIOR = (0.1, 2.0)  # median and sd of the logarithm: weak, but few placements may not make a kind of cluster vanish for sure
 
 
 @dataclass(frozen=True)
@@ -63,34 +68,74 @@ class ClusterExpansion:
     placements: tuple[str, ...]
     quality: np.ndarray
     noise: np.ndarray
+    items: np.ndarray | None = None
+    """[P, I] quality per item, less what the item adds to all placements alike; None where only means are known."""
+    item_weights: np.ndarray | None = None
+    """[N, I] the posterior mean that each item alone would give."""
+    item_share: float = 0.0
+    """Share of the nugget that is noise of the items: other items would have other remainders."""
 
     @cached_property
     def landscape(self) -> Landscape:
         """The posterior mean."""
         return self._landscape(self.weights)
 
+    @cached_property
+    def quantile(self) -> float:
+        """Half the width of a 95% interval in standard deviations: of Student's t where the number of items limits it."""
+        return float(student.ppf(0.975, self.items.shape[1] - 1)) if self.items is not None else 1.96
+
     def predict(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [P] and standard deviation [P] of the true quality of placements that were not scored; item noise is not in it."""
-        mean, variance = self._expansion(placements)
-        return mean, np.sqrt(variance + self.nugget)
+        """Mean [P] and standard deviation [P] of the quality, on the items of the scores, of placements that were not scored."""
+        features = design(placements, self.letters, self.layers, self.clusters)
+        return features @ self.weights, np.sqrt(self._variance(features) + self.nugget)
 
-    def smoothed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and sd [P] of the true quality of the *scored* placements: prediction and measurement weighed by their variances.
+    def estimate(self, placements: Sequence[str], against: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [P] and sd [P] of the quality on *any* items, of scored and other placements, or of its difference to ``against``.
 
-        With s = nugget / (nugget + noise), quality | data has mean (1 - s) f + s y and variance (1 - s)² var f + s noise.
+        Where a placement was scored, prediction f and measurement y are weighed: f + s (y - f) with s = own / (nugget + noise); own is the
+        nugget less its share of item noise. Its error then has three independent parts: (1 - s) times that of f; (1 - s) of its own
+        remainder, plus s of the noise; and the items drawn, from the spread of the same estimate over items. What an item adds
+        to all placements alike is left out. Without items the first two.
         """
-        mean, variance = self._expansion(self.placements)
-        share = self.nugget / (self.nugget + self.noise)
-        return (1 - share) * mean + share * self.quality, np.sqrt((1 - share) ** 2 * variance + share * self.noise)
+        if against is not None:
+            names = [against, *placements]
+            weights, own, offset, by_item = self._weighing(names)
+            same = np.array([name == against for name in placements])
+            weights, offset, by_item = weights[1:] - weights[0], offset[1:] - offset[0], by_item[1:] - by_item[0]
+            own = np.where(same, 0.0, own[1:] + own[0])
+        else:
+            weights, own, offset, by_item = self._weighing(placements)
+        variance = self._variance(weights) + own
+        if self.items is not None:
+            variance = variance + (weights @ self.item_weights + by_item).var(axis=1, ddof=1) / by_item.shape[1]
+        return weights @ self.weights + offset, np.sqrt(variance)
 
-    def draw(self, rng: np.random.Generator, n: int) -> list[Landscape]:
-        """``n`` draws from the posterior of the expansion (the nugget left out: it has no structure to optimise)."""
+    def draw(self, rng: np.random.Generator, n: int, other_items: bool = False) -> list[Landscape]:
+        """``n`` draws from the posterior of the expansion (the nugget left out: it has no structure to optimise).
+
+        With ``other_items`` also as if the items had been others of their kind: the mean of the items' landscapes varies by their spread.
+        """
         steps = solve_triangular(self.root, rng.standard_normal((len(self.weights), n)), lower=True, trans="T")
+        if other_items and self.item_weights is not None:
+            count = self.item_weights.shape[1]
+            apart = self.item_weights - self.item_weights.mean(axis=1, keepdims=True)
+            steps = steps + apart @ rng.standard_normal((count, n)) / np.sqrt(count * (count - 1))
         return [self._landscape(self.weights + step) for step in steps.T]
 
-    def _expansion(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        features = design(placements, self.letters, self.layers, self.clusters)
-        return features @ self.weights, np.sum(solve_triangular(self.root, features.T, lower=True) ** 2, axis=0)
+    def _weighing(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What ``estimate`` puts together: weights of the coefficients [P, N], variance of what is their own [P], what the measurements add
+        to the mean [P] and to every item [P, I or 0]."""
+        index = {name: i for i, name in enumerate(self.placements)}
+        rows = np.array([index.get(name, -1) for name in placements])
+        own = (1 - self.item_share) * self.nugget
+        share = np.where(rows >= 0, own / (self.nugget + self.noise[rows]), 0.0)
+        features = (1 - share)[:, None] * design(placements, self.letters, self.layers, self.clusters)
+        items = self.items[rows] if self.items is not None else np.empty((len(rows), 0))
+        return features, (1 - share) ** 2 * own + share**2 * self.noise[rows], share * self.quality[rows], share[:, None] * items
+
+    def _variance(self, features: np.ndarray) -> np.ndarray:
+        return np.sum(solve_triangular(self.root, features.T, lower=True) ** 2, axis=0)
 
     def _landscape(self, weights: np.ndarray) -> Landscape:
         basis, size = sum_to_zero(len(self.letters)), len(self.letters)
@@ -113,12 +158,14 @@ def fit(
     variance: np.ndarray | float,
     letters: str | None = None,
     clusters: tuple[tuple[int, ...], ...] = CLUSTERS,
+    items: np.ndarray | None = None,
 ) -> ClusterExpansion:
     """Fits the expansion to scored placements.
 
-    quality [P] in nats per token; variance [P] (or one number) of its item noise, in nats² per token². ``letters`` are the mixers that
-    exist (default: those seen). The variance of each kind of cluster and of the nugget maximise the evidence (type-II maximum likelihood,
-    MacKay 1992), in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise.
+    quality [P] in nats per token; variance [P] (or one number) of the noise that each has for itself, in nats² per token². ``letters`` are
+    the mixers that exist (default: those seen). With ``items`` [P, I], the quality per item whose mean is ``quality``, ``variance`` is what
+    noise there is beyond the items', usually 0. The variance of each kind of cluster and of the nugget maximise the evidence (MacKay 1992)
+    times a weak prior, in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise.
     Raises ValueError for unequal lengths, values that are not finite, duplicates, too few placements, a mixer never seen at a layer.
     """
     placements, quality = list(placements), np.asarray(quality, float)
@@ -127,6 +174,11 @@ def fit(
         raise ValueError(f"{len(placements)} placements but quality of shape {quality.shape}: give one number per placement")
     if not (np.isfinite(quality).all() and np.isfinite(noise).all() and (noise >= 0).all()):
         raise ValueError("quality and variance must be finite and variance not negative: drop placements that were not scored in full")
+    shape = np.shape(items) if items is not None else (len(placements), 2)
+    if len(shape) != 2 or shape[0] != len(placements) or shape[1] < 2:
+        raise ValueError(f"items of shape {shape} for {len(placements)} placements: give a row for each, of two items or more")
+    if items is not None and not np.allclose(np.mean(items, axis=1), quality):
+        raise ValueError("quality is not the mean over items: give items and quality of the same scores")
     if len(set(placements)) < len(placements):
         twice = next(p for i, p in enumerate(placements) if p in placements[:i])
         raise ValueError(f"placement {twice} is given twice: average its scores first")
@@ -138,8 +190,8 @@ def fit(
     for code, letter in enumerate(letters):
         unseen = np.flatnonzero(~(codes == code).any(0))
         if len(unseen):
-            raise ValueError(f"mixer {letter} is never seen at layer {unseen[0]}: score a placement that has it there, or forbid it")
-    return _posterior(placements, quality, noise, letters, clusters)
+            raise ValueError(f"mixer {letter} is never seen at layer {unseen[0]}: score a placement that has it there")
+    return _posterior(placements, quality, noise, letters, clusters, items)
 
 
 def alphabet(placements: Sequence[str]) -> str:
@@ -180,8 +232,9 @@ def design(placements: Sequence[str], letters: str, layers: int, clusters: tuple
 
 
 def _posterior(
-    placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...]
-) -> ClusterExpansion:
+    placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...],
+    items: np.ndarray | None = None,
+) -> ClusterExpansion:  # fmt: skip
     layers, mean, scale = len(placements[0]), quality.mean(), quality.std() or 1.0
     y, v = (quality - mean) / scale, noise / scale**2
     features = design(placements, letters, layers, clusters)
@@ -193,28 +246,52 @@ def _posterior(
     precision = (features.T * weight) @ features
     precision[np.diag_indices_from(precision)] += 1 / prior
     root = cholesky(precision, lower=True)
-    half = solve_triangular(root, features.T @ (weight * y), lower=True)
-    weights = scale * solve_triangular(root, half, lower=True, trans="T")
+
+    def solve(values: np.ndarray) -> np.ndarray:
+        """Posterior mean [N, columns] given data [P, columns]."""
+        half = solve_triangular(root, (features.T * weight) @ values, lower=True)
+        return solve_triangular(root, half, lower=True, trans="T")
+
+    weights = scale * solve(y)
     weights[0] += mean
+    by_item = {}
+    if items is not None:
+        centred = items - items.mean(axis=0) + mean
+        item_weights = solve(centred - mean)
+        item_weights[0] += mean
+        leverage = weight * np.sum(solve_triangular(root, features.T, lower=True) ** 2, axis=0)
+        left_out = (centred - features @ item_weights) / (1 - leverage)[:, None]  # each placement as predicted from the others
+        sampling = left_out.var(axis=1, ddof=1).sum() / items.shape[1]
+        share = min(sampling / np.sum(left_out.mean(axis=1) ** 2), 1.0)
+        by_item = {"items": centred, "item_weights": item_weights, "item_share": float(share)}
     return ClusterExpansion(
         letters, layers, tuple(clusters), shares[:-1] * scale**2, float(shares[-1]) * scale**2,
-        weights, groups, root / scale, tuple(placements), quality, noise,
+        weights, groups, root / scale, tuple(placements), quality, noise, **by_item,
     )  # fmt: skip
 
 
 def _maximise_evidence(features: np.ndarray, y: np.ndarray, v: np.ndarray, groups: np.ndarray, kinds: int) -> np.ndarray:
-    """Explained variance of each kind, then the nugget [kinds + 1]: L-BFGS on their logarithms with exact gradients."""
+    """Explained variance of each kind, then the nugget [kinds + 1]: L-BFGS on their logarithms with exact gradients.
+
+    Evidence times SHARE_PRIOR: the evidence of some 64 placements alone puts variances at zero that are not, and intervals get too narrow.
+    """
     blocks = [features[:, groups == kind] for kind in range(kinds)]
     widths = np.array([max(block.shape[1], 1) for block in blocks])
     if len(y) <= features.shape[1]:
         kernels = [block @ block.T / width for block, width in zip(blocks, widths, strict=True)]
 
-        def objective(log_shares: np.ndarray) -> tuple[float, np.ndarray]:
-            return _evidence_dual(np.exp(log_shares), kernels, y, v)
+        def evidence(shares: np.ndarray) -> tuple[float, np.ndarray]:
+            return _evidence_dual(shares, kernels, y, v)
     else:
 
-        def objective(log_shares: np.ndarray) -> tuple[float, np.ndarray]:
-            return _evidence_primal(np.exp(log_shares), features, groups, widths, y, v)
+        def evidence(shares: np.ndarray) -> tuple[float, np.ndarray]:
+            return _evidence_primal(shares, features, groups, widths, y, v)
+
+    def objective(log_shares: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = evidence(np.exp(log_shares))
+        median, sd = SHARE_PRIOR
+        away = (log_shares - np.log(median)) / sd
+        return value + 0.5 * away @ away, gradient + away / sd
 
     start = np.log([0.5 / kinds] * kinds + [0.5])
     bounds = [tuple(np.log(SHARE_BOUNDS))] * (kinds + 1)

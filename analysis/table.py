@@ -3,7 +3,9 @@
 Nothing but the tables is needed: scores of any project that are written in this schema can be analysed.
 """
 
+import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,9 @@ SCHEMA = {
 
 PLACEMENT_SCHEMA = {"placement": "string", "source": "string", "cost": "float64"}
 """Columns of the placement table; cost in FA-layer equivalents."""
+
+WANTED = "wanted.json"
+"""In a run directory: the steps and the names of the items that its tables are to hold, written before the first row is scored."""
 
 ARROW = {"string": pa.dictionary(pa.int32(), pa.string()), "int64": pa.int64(), "float64": pa.float64()}
 
@@ -131,7 +136,9 @@ def load_scores(run: str | Path) -> Scores:
     if (seen == 0).any():
         s, p, i = np.unravel_index(np.argmin(seen), shape)
         raise ValueError(f"{run} lacks {np.sum(seen == 0)} of {seen.size} scores, the first for placement {names['placement'][p]}, "
-                         f"item {names['item'][i]}, step {steps[s]}: run the sweep again, it continues what is missing")  # fmt: skip
+                         f"item {names['item'][i]}, step {steps[s]}: {_remedy(run)}")  # fmt: skip
+    if run.is_dir():
+        _check_wanted(run, {"step": steps.tolist(), "item": names["item"], "placement": names["placement"]})
     if I < 2:
         raise ValueError(f"{run} has one item ({names['item'][0]}): no uncertainty can be told from it, score at least two items")
     if P < 2:
@@ -162,6 +169,38 @@ def load_scores(run: str | Path) -> Scores:
         scale=names["scale"][0], run=names["run"][0], seed=int(seeds[0]), steps=steps, tokens=tokens, placements=names["placement"],
         cost=_costs(run, names["placement"]), items=names["item"], tasks=tasks, quality=quality.reshape(shape),
     )  # fmt: skip
+
+
+def _check_wanted(run: Path, found: dict[str, list]) -> None:
+    """Refuse tables that lack all scores of a placement, item or step that the sweep was to score: without a single row of it, they look
+    complete. What it was to score is in placements.parquet and WANTED, where the run has these."""
+    try:
+        wanted = json.loads((run / WANTED).read_text())
+        steps, items = list(wanted["steps"]), list(wanted["items"])
+    except FileNotFoundError:
+        steps, items = [], []
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{run / WANTED} is not what a sweep writes: {_remedy(run)}") from None
+    placements = list(load_placements(run)["placement"]) if (run / "placements.parquet").exists() else []
+    for what, asked in (("step", steps), ("item", items), ("placement", placements)):
+        there = set(found[what])
+        if absent := [one for one in asked if one not in there]:
+            raise ValueError(f"{run} lacks {len(absent)} of {len(asked)} {what}s altogether, {what} {absent[0]} first: {_remedy(run)}")
+
+
+def _remedy(run: Path) -> str:
+    """The command that completes the scores of a run, as its status.json tells it; a shard's without its share."""
+    path = run / "status.json"
+    try:
+        entries = json.loads(path.read_text()) if run.is_dir() and path.exists() else {}
+        commands = [entry.get("command") or "" for part, entry in sorted(entries.items()) if part.partition("-")[0] == "sweep"]
+    except (ValueError, AttributeError):
+        commands = []
+    again = "run the sweep again, it continues what is missing"
+    if not commands or not commands[0]:
+        return again
+    words = [word for word in shlex.split(commands[0]) if not word.startswith(("shard=", "shards="))]
+    return f"{again}: {shlex.join(words)}"
 
 
 def load_placements(path: str | Path) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Active learning of the frontier: score what the optimiser proposes, refit, stop when it hardly hopes for more; then judge the winners.
 
-All that a round decides is a function of the tables and of (placement_seed, placements scored so far). So a run that was killed anywhere
-finds the same rounds again.
+Proposals and their scores live in the run's proposed/: its own tables stay a random sample, which only the other modes extend. All that a
+round decides is a function of these tables and of (placement_seed, placements scored so far). So a run that was killed anywhere finds the
+same rounds again.
 """
 
 from contextlib import nullcontext
@@ -9,42 +10,44 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 
+from analysis.found import RANDOM
 from analysis.fresh import TABLE as FRESH
 from analysis.presets import next_placements, winners
-from analysis.table import load_placements, load_scores
-from experiments.config import Config, data_dir, model_config, run_dir
+from analysis.proposed import TABLE as PROPOSED
+from analysis.proposed import with_proposed
+from analysis.table import Scores, load_placements, load_scores
+from experiments.config import Config, items_path, model_config, run_dir
 from experiments.data import read_items
-from experiments.parts import plan, score_missing, score_parts, scored_pairs
+from experiments.parts import merge, plan, score_missing, score_parts, scored_pairs, write_placements
 from experiments.placements import select, table
-from experiments.records import read_json, status, write_json
+from experiments.records import read_json, settled, status, write_json
 from supernet.placement import Placement
-
-RANDOM = ("local", "counts", "band", "exhaustive")
-"""Sources of placements that no surrogate chose: the test set is drawn from them."""
 
 
 def learn(config: Config) -> None:
-    """Rounds of proposals until the predicted gain is under its uncertainty, or ``rounds`` of them have been scored.
+    """Rounds of proposals until the predicted gain is under its uncertainty twice in a row, or ``rounds`` of them have been scored.
 
     Starts from what the run has scored, or from ``num_placements`` of ``mixed``. The run's ``active.json`` holds the test set, chosen
     before the first round and never learned from, and a row per fit: scored, learned, r2 and tau on the test set, gain, uncertainty,
-    proposed (how many; 0 where it stopped), stopped (why).
+    proposed (how many; 0 where it stopped), stopped (why). One fit may be content by chance: where the next is not, the rounds go on.
     """
     folder = run_dir(config)
     path = folder / "placements.parquet"
     score_missing(config, load_placements(path) if path.exists() else select(config))
     while True:
         scores, record = load_scores(folder), read_json(folder / "active.json")
-        scored, rounds = len(scores.placements), record.get("rounds", [])
+        score_proposals(config, scores)  # of a round that was killed, or items and a checkpoint that the tables have got since
+        last = with_proposed(folder, scores)
+        scored, rounds = len(last.placements), record.get("rounds", [])
         test = record["test"] if record else held_out(load_placements(path), config)
         rng = np.random.default_rng([config.placement_seed, 3, scored])
-        known = any(row["scored"] == scored for row in rounds)  # a finished run is not touched
+        known = any(row["scored"] == scored for row in rounds) and settled(folder, "propose")  # a finished run is not touched
         with nullcontext() if known else status(folder, "propose"):
-            rows, gain, judged = next_placements(scores, config.proposals, rng, test)
+            rows, gain, judged = next_placements(last, config.proposals, rng, test)
         before = [row for row in rounds if row["scored"] < scored]
         stopped = ""
-        if gain.stop:
-            stopped = "predicted gain under its uncertainty"
+        if gain.stop and before and before[-1]["gain"] <= before[-1]["uncertainty"]:
+            stopped = "predicted gain under its uncertainty twice in a row"
         elif sum(row["proposed"] > 0 for row in before) >= config.rounds:
             stopped = f"rounds={config.rounds}"
         elif rows.empty:
@@ -58,7 +61,24 @@ def learn(config: Config) -> None:
         if stopped:
             return
         letters = model_config(config).mixers
-        score_missing(config, table([(Placement(p, letters=letters), s) for p, s in rows.itertuples(index=False)]))
+        score_proposals(config, scores, table([(Placement(p, letters=letters), s) for p, s in rows.itertuples(index=False)]))
+
+
+def score_proposals(config: Config, scores: Scores, wanted: pd.DataFrame | None = None) -> None:
+    """Score what proposed/ lacks of its placements and of ``wanted``: at the last checkpoint, on the items of the run's tables."""
+    folder, step = run_dir(config) / PROPOSED, int(scores.steps[-1])
+    path = folder / "placements.parquet"
+    if wanted is None and not path.exists():
+        return
+    placements = merge(path, wanted) if wanted is not None else load_placements(path)
+    names = [name for name in placements["placement"] if name not in set(scores.placements)]
+    items = [item for item in read_items(items_path(config)) if item.name in set(scores.items)]
+    parts = plan(config, {step: scored_pairs(folder / f"step-{step:06d}")}, names, items) if names else []
+    if parts:
+        with status(folder.parent, "propose"):
+            folder.mkdir(exist_ok=True)
+            write_placements(placements, path)
+            score_parts(config, parts, folder)
 
 
 def held_out(placements: pd.DataFrame, config: Config) -> list[str]:
@@ -77,7 +97,7 @@ def describe(row: dict, test: int) -> str:
 
 
 def score_winners(config: Config) -> None:
-    """Score the presets and all-FA at the last checkpoint on items that no table holds, into the run's fresh/.
+    """Score the presets, the best of the random sample and all-FA at the last checkpoint on items that no table holds, into fresh/.
 
     Only placements that the score tables alone chose get there, so the items stay fresh however often this is done. Without such items:
     a line that says so after proposals, an error where winners were asked for.
@@ -85,7 +105,7 @@ def score_winners(config: Config) -> None:
     folder = run_dir(config)
     scores = load_scores(folder)
     step, used = int(scores.steps[-1]), set(scores.items)
-    items = [item for item in read_items(data_dir(config) / "items.parquet") if item.name not in used]
+    items = [item for item in read_items(items_path(config)) if item.name not in used]
     if len(items) < 2:
         said = (f"no fresh items, the tables of {folder} use {len(used)} of data.items={config.data.items}: presets are reported on items "
                 "that helped to choose them; raise data.items (which makes it another run) or sweep with items=... below it")  # fmt: skip
@@ -94,10 +114,11 @@ def score_winners(config: Config) -> None:
         print(f"winners: {said}")
         return
     have = scored_pairs(folder / FRESH / f"step-{step:06d}")
-    placements = sorted({*(placement for placement, _ in have), *winners(scores)})
+    placements = sorted({*(placement for placement, _ in have), *winners(folder, scores, with_proposed(folder, scores))})
     parts = plan(config, {step: have}, placements, items)
-    if parts:
+    if parts or not settled(folder, "winners"):
         with status(folder, "winners"):
-            score_parts(config, parts, folder / FRESH)
+            if parts:
+                score_parts(config, parts, folder / FRESH)
     print(f"winners: {len(placements)} placements on {len(items)} fresh items at step {step} in {folder / FRESH}: "
           f"python -m analysis.presets {folder} reports them")  # fmt: skip

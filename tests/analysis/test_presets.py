@@ -9,8 +9,9 @@ import yaml
 
 from analysis import presets
 from analysis.fresh import load_fresh
-from analysis.optimise import Constraints
-from analysis.presets import Estimates, choose, default_budgets, drift, expansions, lost, next_placements, quality_and_noise, write_presets
+from analysis.optimise import Constraints, meets
+from analysis.presets import choose, default_budgets, drift, expansions, lost, next_placements, surrogate, write_presets
+from analysis.proposed import with_proposed
 from analysis.surrogate import fit
 from analysis.table import SCHEMA, Scores, load_scores, write_part
 from supernet.placement import Placement, exhaustive
@@ -44,22 +45,46 @@ def test_default_budgets_are_the_published_ones():
     assert default_budgets(5, cheapest=5 * 0.48) == [2.7, 3.8, 5.0]
 
 
-def test_noise_ignores_what_items_add_to_all(some):
-    scores, _ = some
-    _, noise = quality_and_noise(scores, 0)
-    assert np.allclose(noise.mean(), 0.3**2 / 40, rtol=0.1)
-
-
 def test_choice_weighs_prediction_and_measurement():
     everything = [str(p) for p in exhaustive(4)]
     value = np.array([Placement(p).cost() for p in everything])
     lucky = everything.index("FGFG")
     value[lucky] += 9  # nothing that an expansion could know, but measured without noise
-    sure = choose(Estimates.of(fit(everything, value, 1e-6)), [3.0])
+    sure = choose(fit(everything, value, 1e-6), [3.0])
     assert sure["placement"][0] == "FGFG" and sure["predicted"][0] == pytest.approx(value[lucky], abs=0.01)
-    doubtful = choose(Estimates.of(fit(everything, value, np.where(np.arange(256) == lucky, 1e6, 1e-6))), [3.0])
+    doubtful = choose(fit(everything, value, np.where(np.arange(256) == lucky, 1e6, 1e-6)), [3.0])
     assert doubtful["placement"][0] != "FGFG"
-    assert choose(Estimates.of(fit(everything, value, 1e-6)), [3.0], constraints=Constraints(fixed={0: "S"}))["placement"][0][0] == "S"
+    assert choose(fit(everything, value, 1e-6), [3.0], constraints=Constraints(fixed={0: "S"}))["placement"][0][0] == "S"
+
+
+def test_nothing_wins_by_optimism_alone():
+    """All-FA is the best by a little; a surrogate of few noisy placements believes in better ones, and the choice does not follow it."""
+    everything = [str(p) for p in exhaustive(5)]
+    truth = np.array([-0.05 * sum(c != "F" for c in p) for p in everything])
+    followed = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        chosen = np.unique([0, *rng.choice(1024, 60, replace=False)])  # 0 is FFFFF
+        quality = truth[chosen, None] + 0.25 * rng.normal(size=(len(chosen), 16))
+        names = [everything[i] for i in chosen]
+        expansion = fit(names, quality.mean(axis=1), 0.0, items=quality)
+        table = choose(expansion, [5.0])
+        optimist = names[int(np.argmax(quality.mean(axis=1)))]
+        followed.append((table["placement"][0] == "FFFFF", optimist == "FFFFF"))
+        assert table["placement"][0] == "FFFFF" or table["difference"][0] > 2 * table["error"][0]
+        assert (table["placement"][0] == "FFFFF") == (table["difference"][0] == table["error"][0] == 0)
+    careful, bold = np.mean(followed, axis=0)
+    assert careful >= 0.9 and bold <= 0.6
+
+
+def test_choice_under_constraints_takes_measured_ones_that_meet_them():
+    everything = [str(p) for p in exhaustive(4)]
+    value = np.array([Placement(p).cost() for p in everything])
+    value[everything.index("FGFG")] += 9
+    value[everything.index("SGSG")] += 5
+    expansion = fit(everything, value, 1e-6)
+    assert choose(expansion, [3.0], constraints=Constraints(forbidden="F"))["placement"][0] == "SGSG"
+    assert choose(expansion, [3.0], constraints=Constraints(at_least={"F": 2}, no_singletons=True))["placement"][0] == "FGFG"
 
 
 def test_final_presets_are_nearly_the_true_best(some):
@@ -69,7 +94,7 @@ def test_final_presets_are_nearly_the_true_best(some):
     # effects of all placements from those of the scored ones: they are additive
     truth = fit(scores.placements, effect[-1], 0.0, clusters=((0,),)).landscape
     cost = np.array([Placement(p).cost() for p in everything])
-    table = choose(Estimates.of(expansions(scores)[-1]), [1.0, 2.0, 3.0, 4.0])
+    table = choose(surrogate(scores), [1.0, 2.0, 3.0, 4.0])
     assert (table["cost"] <= table["budget"] + 1e-9).all()
     for row in table.itertuples():
         best = truth.value(everything)[cost <= row.budget].max()
@@ -78,7 +103,7 @@ def test_final_presets_are_nearly_the_true_best(some):
 
 def test_drift_shrinks_towards_the_end(some):
     scores, _ = some
-    table = drift(scores, expansions(scores), [1.0, 2.0, 3.0, 4.0, 5.0])
+    table = drift(scores, scores, expansions(scores, scores), [1.0, 2.0, 3.0, 4.0, 5.0])
     by_step = table.groupby("step")[["hamming", "lost"]].mean()
     assert by_step.loc[30, "hamming"] == 0 and by_step.loc[30, "lost"] == 0
     assert by_step.loc[0, "hamming"] > by_step.loc[20, "hamming"]
@@ -88,13 +113,13 @@ def test_drift_shrinks_towards_the_end(some):
 
 def test_loss_of_measured_placements_is_paired_by_item(some):
     scores, effect = some
-    estimates = Estimates.of(expansions(scores)[-1])
+    expansion = surrogate(scores)
     a, b = scores.placements[:2]
-    value, error, measured = lost(scores, estimates, a, b)
+    value, error, measured = lost(scores, expansion, a, b)
     assert measured and abs(value - (effect[-1][0] - effect[-1][1])) < 4 * error
     assert error == pytest.approx(0.3 * np.sqrt(2 / 40), rel=0.4)  # items differ by sd 1, which pairing removes
     unscored = next(str(p) for p in exhaustive(5) if str(p) not in scores.placements)
-    assert not lost(scores, estimates, a, unscored)[2]
+    assert not lost(scores, expansion, a, unscored)[2]
 
 
 def test_next_placements_leave_the_test_set_alone(some):
@@ -124,8 +149,14 @@ def save_fresh(scores, folder, own, items):
 
 def test_winners_are_reported_from_fresh_items(some, tmp_path):
     scores, _ = some
-    expansion, chosen = expansions(scores)[-1], presets.winners(scores)
-    assert "FFFFF" in chosen and set(choose(Estimates.of(expansion), default_budgets(5))["placement"]) <= set(chosen)
+    expansion, chosen = surrogate(scores), presets.winners(tmp_path, scores, scores)
+    named = choose(expansion, default_budgets(5))["placement"]
+    assert "FFFFF" in chosen and set(named) <= set(chosen)
+    best = scores.quality[-1].mean(axis=1)
+    assert set(chosen) - set(named) - {"FFFFF"} <= {  # and beside them the measured best of each budget
+        scores.placements[int(np.argmax(np.where(scores.cost <= budget + 1e-9, best, -np.inf)))] for budget in default_budgets(5)
+    }
+    chosen = list(dict.fromkeys([*named, "FFFFF"]))
     *judged, left_out = chosen if chosen[-1] != "FFFFF" else [*chosen[1:], chosen[0]]
     own = {p: 0.1 * i for i, p in enumerate(judged)}
     save_fresh(scores, tmp_path, own, ["i0", "i1", *(f"new{i}" for i in range(12))])
@@ -216,8 +247,8 @@ def test_everything_is_written(some, tmp_path):
 
 def test_presets_are_reproducible(some):
     scores, _ = some
-    assert presets.presets(scores, expansions(scores)[-1], [2.0]) == presets.presets(scores, expansions(scores)[-1], [2.0])
-    tables = [presets.layer_stability(scores, expansions(scores), [2.0], np.random.default_rng(3), draws=3) for _ in range(2)]
+    assert presets.presets(scores, surrogate(scores), [2.0]) == presets.presets(scores, surrogate(scores), [2.0])
+    tables = [presets.layer_stability(scores, expansions(scores, scores), [2.0], np.random.default_rng(3), draws=3) for _ in range(2)]
     assert tables[0].equals(tables[1])
 
 
@@ -228,6 +259,119 @@ def test_test_set_where_placements_abound():
     assert set(table["judged_on"]) == {"768 held out, 256 scored"}
     whole = table.groupby("model")["r2"].first()
     assert whole["additive"] > 0.9 and whole["cluster expansion"] > 0.9
+
+
+presets_of_draws = presets.layer_stability
+
+
+def save_proposed(scores, folder, quality, step=30, items=None):
+    """Proposals at one step: a quality [P, I] per placement (rows of a DataFrame)."""
+    items = items or scores.items
+    frame = pd.MultiIndex.from_product([quality.index, items], names=["placement", "item"]).to_frame(index=False)
+    frame = frame.assign(scale="tiny", run="r", seed=0, step=step, tokens=step * 100, task="t", num_tokens=3)
+    frame["logp"] = 3 * quality.to_numpy()[:, : len(items)].ravel()
+    write_part(frame[list(SCHEMA)], folder / "proposed" / f"step-{step:06d}" / "part-a.parquet")
+    table = pd.DataFrame({"placement": quality.index, "source": "frontier", "cost": [Placement(p).cost() for p in quality.index]})
+    table.to_parquet(folder / "proposed" / "placements.parquet")
+
+
+def test_proposals_teach_the_last_surrogate_and_nothing_else(some, tmp_path):
+    scores, _ = some
+    save(scores, tmp_path)
+    scores = load_scores(tmp_path)
+    assert with_proposed(tmp_path, scores).placements == scores.placements
+    new = sorted(p for p in map(str, exhaustive(5)) if p not in scores.placements)[:3]
+    quality = pd.DataFrame(np.random.default_rng(1).normal(-20, 1, size=(4, len(scores.items))), [*new, scores.placements[5]])
+    save_proposed(scores, tmp_path, quality)
+    assert load_scores(tmp_path).placements == scores.placements  # what every other statistic reads
+    last = with_proposed(tmp_path, scores)
+    assert last.steps.tolist() == [30] and last.placements == [*scores.placements, *new]
+    assert np.allclose(last.quality[0, -3:], quality.loc[new].to_numpy()) and np.array_equal(last.quality[0, :-3], scores.quality[-1])
+    fitted = expansions(scores, last)
+    assert [len(e.placements) for e in fitted] == [len(scores.placements)] * 3 + [len(last.placements)]
+    source = presets.provenance(tmp_path, scores, last)
+    assert source["proposed"] == 3 and source["placements"] == len(scores.placements) and source["proposed_sha256"]
+
+    save_proposed(scores, tmp_path, quality, items=scores.items[:-2])
+    with pytest.raises(ValueError, match="proposed lacks 2 items of the tables, the first is .*placements=proposed again"):
+        with_proposed(tmp_path, scores)
+    save_proposed(scores, tmp_path, quality)
+    pd.read_parquet(tmp_path / "proposed" / "placements.parquet").iloc[1:].to_parquet(tmp_path / "proposed" / "placements.parquet")
+    with pytest.raises(ValueError, match=f"lacks the scored placement {new[0]}"):
+        with_proposed(tmp_path, scores)
+    save_proposed(scores, tmp_path, quality, step=20)  # of a checkpoint that is no longer the last
+    (tmp_path / "proposed" / "step-000030" / "part-a.parquet").unlink()
+    assert with_proposed(tmp_path, scores).placements == scores.placements
+
+
+def test_a_question_is_answered_and_nothing_written(some, tmp_path, capsys):
+    save(some[0], tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    asked = [str(tmp_path), "--budget", "2.5", "3.5", "--at-least", "F=1", "K=2", "--fix", "0=S", "--no-singletons", "--forbid", "G"]
+    assert presets.main(asked) == 1  # one F layer is a singleton, and two F, two K and S in the first leave it alone
+    assert "no placement of 5 layers meets" in capsys.readouterr().err
+    asked[asked.index("--no-singletons")] = "--no-isolated"
+    assert presets.main(asked) == 1
+    capsys.readouterr()
+    asked.remove("--no-isolated")
+    assert presets.main(asked) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["budget", "placement", "cost", "predicted", "lo", "hi", "scored"] and len(said) == 3
+    constraints = Constraints(at_least={"F": 1, "K": 2}, fixed={0: "S"}, forbidden="G")
+    for line, budget in zip(said[1:], (2.5, 3.5), strict=True):
+        cells = line.split()
+        assert float(cells[0]) == budget and float(cells[2]) <= budget and meets(cells[1], constraints)
+        assert float(cells[4]) < float(cells[3]) < float(cells[5])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["--at-least", "F"], "--at-least is 'F': give MIXER=N, as in F=4"),
+        (["--fix", "F=0"], "--fix is 'F=0': give LAYER=MIXER"),
+        (["--fix", "0=F", "0=S"], "--fix says 0=F and 0=S"),
+        (["--fix", "7=F"], "constraint on layer 7: layers run from 0 to 4"),
+        (["--forbid", "X"], "constraint on unknown mixer X: choose from F, S, K, G"),
+        (["--forbid", "FSKG"], "no mixer is left for layer 0"),
+        (["--at-least", "F=6"], "at least 6 layers of F is infeasible: the model has 5 layers"),
+        (["--budget", "1", "--at-least", "F=4"], "budget 1 is infeasible: the cheapest placement costs 4.14"),
+    ],
+)
+def test_a_question_that_has_no_answer_ends_in_one_line(some, tmp_path, capsys, typed, line):
+    save(some[0], tmp_path)
+    assert presets.main([str(tmp_path), *typed]) == 1
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1
+
+
+def test_found_compares_presets_with_the_random_best_on_fresh_items(some, tmp_path, monkeypatch):
+    scores, _ = some
+    monkeypatch.setattr(presets, "layer_stability", lambda scores, fitted, grid, rng: presets_of_draws(scores, fitted, grid, rng, draws=2))
+    save(replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:]), tmp_path)
+    scores = load_scores(tmp_path)
+    write_presets(tmp_path)
+    assert not (tmp_path / "tables" / "found.csv").exists()
+    rng, chosen = np.random.default_rng(2), presets.winners(tmp_path, scores, scores)
+    own = dict(zip(chosen, rng.normal(size=len(chosen)), strict=True))
+    save_fresh(scores, tmp_path, own, ["i0", *(f"new{i}" for i in range(12))])
+    named = write_presets(tmp_path)["presets"]
+    table = pd.read_csv(tmp_path / "tables" / "found.csv")
+    assert list(table["budget"]) == default_budgets(5) and (table["items"] == 12).all()
+    assert list(table["preset"]) == [entry["placement"] for entry in named.values()]
+    mean = scores.quality[-1].mean(axis=1)
+    for row in table.itertuples():
+        best = np.argmax(np.where(scores.cost <= row.budget + 1e-9, mean, -np.inf))
+        assert row.random == scores.placements[best] and row.random_cost <= row.budget
+        assert row.preset_ahead == pytest.approx(own[row.preset] - own["FFFFF"], abs=0.02)
+        assert row.random_ahead == pytest.approx(own[row.random] - own["FFFFF"], abs=0.02)
+        assert row.difference == pytest.approx(row.preset_ahead - row.random_ahead, abs=1e-4)
+        assert row.difference_lo <= row.difference <= row.difference_hi and row.difference_hi - row.difference_lo < 0.05
+    assert (tmp_path / "figures" / "found.png").stat().st_size > 10_000
+
+    pd.DataFrame({"placement": scores.placements, "source": "preset", "cost": scores.cost}).to_parquet(tmp_path / "placements.parquet")
+    write_presets(tmp_path)  # nothing of it was drawn at random
+    assert not (tmp_path / "tables" / "found.csv").exists() and not (tmp_path / "figures" / "found.png").exists()
 
 
 def test_command_ends_in_one_line(some, tmp_path, capsys):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.stats import bootstrap
 
 from analysis import report
 from analysis.stability import load_endpoints
@@ -115,6 +116,39 @@ def test_again_gives_the_same_bytes(finished, quick, tmp_path):
         assert (tmp_path / path).read_bytes() == (run / path).read_bytes(), path
 
 
+def test_one_checkpoint_has_a_frontier_and_no_stability(quick, write_run, simulate, tmp_path, capsys):
+    alone = simulate(np.random.default_rng(2), n_placements=50, n_items=12, steps=(7,), scale="alone", run="run-a")
+    run = write_run(alone, tmp_path)
+    assert report.main([str(run), "--endpoints", str(quick)]) == 0
+    assert sorted(p.name for p in (run / "tables").iterdir()) == ["behind.csv", "frontier.csv"]
+    assert sorted(p.name for p in (run / "figures").iterdir()) == [
+        "frontier.pdf",
+        "frontier.png",
+        "frontier_layers.pdf",
+        "frontier_layers.png",
+    ]
+    text = (run / "report.md").read_text()
+    assert text.startswith("# The frontier at one checkpoint") and "nothing can be said about stability" in text and "τ" not in text
+    behind = pd.read_csv(run / "tables" / "behind.csv")
+    mean = dict(zip(alone.placements, alone.quality[0].mean(axis=1), strict=True))
+    np.testing.assert_allclose(behind["behind"], max(mean.values()) - behind["placement"].map(mean), atol=1e-8)
+    best = behind.loc[behind["behind"].idxmin()]
+    assert best["behind"] == best["behind_lo"] == best["behind_hi"] == 0
+    assert (behind["behind_lo"] <= behind["behind"]).all() and (behind["behind"] >= 0).all()
+    gap = alone.quality[0, alone.placements.index(best["placement"])] - alone.quality[0, alone.placements.index(behind["placement"][0])]
+    interval = bootstrap((gap,), np.mean, method="percentile", random_state=0).confidence_interval
+    np.testing.assert_allclose(
+        behind.loc[0, ["behind_lo", "behind_hi"]].astype(float), interval, atol=0.35 * (interval.high - interval.low)
+    )
+
+    others = [
+        write_run(simulate(np.random.default_rng(i), n_placements=30, n_items=12, steps=(0, 9), run=f"run-{i}"), tmp_path) for i in (3, 4)
+    ]
+    capsys.readouterr()
+    assert report.main([str(run), *map(str, others), "--endpoints", str(quick), "--out", str(tmp_path / "both")]) == 0
+    assert set(pd.read_csv(tmp_path / "both" / "tables" / "runs.csv")["run"]) == {"run-3", "run-4"}  # it has nothing to compare
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -164,9 +198,9 @@ def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, quick, simulate
     one_line_error(capsys, [run_dir, "--endpoints", "absent.yaml"], "no endpoints at absent.yaml")
     (tmp_path / "typo.yaml").write_text("treshold: 0.9\n")
     one_line_error(capsys, [run_dir, "--endpoints", tmp_path / "typo.yaml"], "treshold")
-    single = frame_of(simulate(np.random.default_rng(0))).query("step == 0")
+    single = frame_of(simulate(np.random.default_rng(0), n_items=1))
     single.to_parquet(tmp_path / "single.parquet")
-    one_line_error(capsys, [tmp_path / "single.parquet"], "scores at one checkpoint (step 0)")
+    one_line_error(capsys, [tmp_path / "single.parquet"], "has one item")
     part = next(run_dir.glob("scores/*/*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
     one_line_error(capsys, [run_dir], "delete it and run the sweep again")

@@ -134,10 +134,96 @@ def test_scored_placements_keep_what_the_expansion_cannot_say():
     odd = 0.7 * rng.normal(size=300)  # an effect of the whole placement
     quality = truth(placements) + odd + 0.05 * rng.normal(size=300)
     expansion = fit(placements, quality, 0.05**2)
-    smoothed, sd = expansion.smoothed()
+    smoothed, sd = expansion.estimate(placements)
     assert np.mean((smoothed - truth(placements) - odd) ** 2) < 0.05**2 * 1.2
     assert 0.03 < sd.mean() < 0.07
     assert expansion.predict(placements)[1].mean() > 0.5
+
+
+def items_world(seed, count=150, items=40, taste=0.5, noise=0.3, layers=5):
+    """Placements, quality per item, and the true quality of any placement on all items there could be.
+
+    Items differ in level and in their taste for each layer's mixer, which all placements that have it share; ``noise`` is one score's own.
+    """
+    rng = np.random.default_rng(seed)
+    placements, truth = world(layers, rng, count, sd=(0.6, 0.3, 0.2, 0.1))
+    weights = taste * rng.normal(size=(3 * layers, items))
+
+    def own(names):
+        return design(names, "FSKG", layers, ((0,),))[:, 1:] @ weights / np.sqrt(3 * layers)
+
+    quality = truth(placements)[:, None] + rng.normal(size=items) + own(placements) + noise * rng.normal(size=(count, items))
+    return placements, quality, truth
+
+
+def test_an_item_lifts_all_placements_alike_or_by_their_layers():
+    placements, quality, _ = items_world(0)
+    shifted = fit(placements, quality.mean(1), 0.0, items=quality)
+    tilted = quality + 3 * np.linspace(-1, 1, 40)  # levels of items: no difference between placements knows of them
+    again = fit(placements, tilted.mean(1), 0.0, items=tilted)
+    for against in (None, placements[0]):
+        assert np.allclose(shifted.estimate(placements, against), again.estimate(placements, against), atol=1e-8)
+    same = fit(placements, quality.mean(1), 0.0)
+    assert np.allclose(same.weights, shifted.weights) and same.nugget == shifted.nugget  # the items say nothing about the mean
+    assert np.allclose(shifted.item_weights.mean(axis=1), shifted.weights, atol=1e-8)
+
+
+def test_shared_items_make_differences_uncertain_as_other_items_show():
+    """95% intervals of differences, fitted on 40 items, against the truth over all items; with and without taste of the items."""
+    for taste in (0.0, 0.6):
+        inside, naive = [], []
+        for seed in range(12):
+            placements, quality, truth = items_world(seed, taste=taste)
+            expansion = fit(placements, quality.mean(1), 0.0, items=quality)
+            others = [str(sample_local(5, np.random.default_rng(seed + 100 + i))) for i in range(60)]
+            names = [name for name in dict.fromkeys([*placements[1:31], *others]) if name != placements[0]]
+            mean, sd = expansion.estimate(names, against=placements[0])
+            error = np.abs(mean - (truth(names) - truth(placements[:1])))
+            inside.append(np.mean(error < expansion.quantile * sd))
+            without = fit(placements, quality.mean(1), 0.3**2 / 40).estimate(names, against=placements[0])[1]
+            naive.append(np.mean(error < 1.96 * without))
+        assert 0.9 < np.mean(inside) <= 1.0
+        assert taste == 0 or np.mean(naive) < np.mean(inside) - 0.15
+
+
+def test_estimates_of_differences():
+    placements, quality, _ = items_world(1)
+    expansion = fit(placements, quality.mean(1), 0.0, items=quality)
+    mean, sd = expansion.estimate(placements[:20], against=placements[3])
+    level, _ = expansion.estimate(placements[:20])
+    assert np.allclose(mean, level - level[3], atol=1e-8)
+    assert mean[3] == sd[3] == 0 and (np.delete(sd, 3) > 0).all()
+    assert 0 < expansion.item_share <= 1
+    quiet = fit(*(lambda p, q, _: (p, q.mean(1), 0.0, None, CLUSTERS, q))(*items_world(1, noise=1e-3)))
+    assert quiet.item_share < 0.5 * expansion.item_share  # what the expansion misses is then the placements', not the items'
+
+
+def test_draws_for_other_items_spread_as_the_items_do():
+    placements, quality, _ = items_world(2)
+    expansion = fit(placements, quality.mean(1), 0.0, items=quality)
+    names = placements[:10]
+    spread = {
+        other: np.array([d.value(names) for d in expansion.draw(np.random.default_rng(1), 2000, other_items=other)]).var(axis=0)
+        for other in (False, True)
+    }
+    item_landscapes = design(names, "FSKG", 5) @ expansion.item_weights
+    assert np.allclose(spread[True] - spread[False], item_landscapes.var(axis=1, ddof=1) / 40, rtol=0.2)
+
+
+def test_intervals_hold_for_held_out_placements():
+    """The landscape of all 1,024 placements of five layers, with effects of range beyond the expansion's: few, some and many scored."""
+    everything = [str(p) for p in exhaustive(5)]
+    for count in (64, 128, 256):
+        inside = []
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            _, truth = world(5, rng, 20, sd=(0.6, 0.3, 0.1, 0.1))
+            quality = truth(everything) + 0.05 * rng.normal(size=1024)
+            order = rng.permutation(1024)
+            scored, rest = ([everything[i] for i in part] for part in (order[:count], order[count:]))
+            mean, sd = fit(scored, quality[order[:count]], 0.0, "FSKG").predict(rest)
+            inside.append(np.mean(np.abs(quality[order[count:]] - mean) < 1.96 * sd))
+        assert 0.9 < np.mean(inside) < 0.98
 
 
 def test_scale_and_shift_do_not_matter():
@@ -148,6 +234,17 @@ def test_scale_and_shift_do_not_matter():
     test = [str(sample_local(5, rng)) for _ in range(10)]
     assert np.allclose(a.predict(test)[0] * 1e-3 - 7, b.predict(test)[0], atol=1e-8)
     assert np.allclose(a.predict(test)[1] * 1e-3, b.predict(test)[1], rtol=1e-4)
+
+
+def test_items_of_other_scores_are_refused():
+    placements, quality, _ = items_world(0, items=4)
+    for items, line in (
+        (quality[1:], "items of shape .149, 4. for 150 placements"),
+        (quality[:, :1], "two items or more"),
+        (quality + 1, "not the mean over items"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            fit(placements, quality.mean(1), 0.0, items=items)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import time
 import warnings
 
@@ -6,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.table import SCHEMA, load_placements, load_scores, write_part
+from analysis.table import SCHEMA, WANTED, load_placements, load_scores, write_part
 from supernet.placement import Placement
 
 
@@ -116,6 +117,29 @@ def test_bad_tables_end_in_one_line(case, frame, load):
     with pytest.raises(ValueError, match=message) as error:
         load(spoil(frame))
     assert "\n" not in str(error.value)
+
+
+def test_what_was_asked_for_and_has_no_row_at_all_is_named(run_dir, scores):
+    """A shard that never ran, or a kill after the first chunk of items, leaves tables that look complete."""
+    asked = {"steps": scores.steps.tolist(), "items": [*scores.items, "x-0", "x-1"]}
+    for record, message in (
+        (asked, r"lacks 2 of 26 items altogether, item x-0 first: run the sweep again, it continues what is missing$"),
+        (asked | {"items": scores.items, "steps": [0, 2000]}, r"lacks 1 of 2 steps altogether, step 2000 first"),
+        ({}, rf"{WANTED} is not what a sweep writes"),
+    ):
+        (run_dir / WANTED).write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=message) as error:
+            load_scores(run_dir)
+        assert "\n" not in str(error.value)
+    (run_dir / WANTED).write_text(json.dumps(asked | {"items": scores.items}))
+    load_scores(run_dir)
+    table = load_placements(run_dir)
+    pd.concat([table, pd.DataFrame([{"placement": "GGGX", "source": "local", "cost": 1.0}])]).to_parquet(run_dir / "placements.parquet")
+    command = "python -m experiments.sweep scale=tiny shards=4 'model={layers: 2}' shard=1"
+    (run_dir / "status.json").write_text(json.dumps({"distill": {}, "sweep-1of4": {"command": command}}))
+    with pytest.raises(ValueError, match="lacks 1 of 41 placements altogether, placement GGGX first") as error:
+        load_scores(run_dir)
+    assert str(error.value).endswith("missing: python -m experiments.sweep scale=tiny 'model={layers: 2}'")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])

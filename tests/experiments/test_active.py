@@ -4,6 +4,7 @@ import json
 import shutil
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from chain import call, elsewhere, kill_when, run_folder, table
 from hydra import compose, initialize_config_dir
 
 from analysis import presets
+from analysis.optimise import Gain
+from analysis.proposed import with_proposed
 from analysis.search import best_within
 from analysis.table import SCHEMA, load_placements, load_scores, write_part
 from experiments import active
@@ -50,9 +53,20 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the code catches it."""
 
 
-def scorer(quality, noise, parts=10_000):
-    """In the place of ``score_missing``: a part per placement and checkpoint; killed when it has written so many ``parts``."""
-    left = iter(range(parts))
+def scored(patch, quality, noise, parts=10_000):
+    """Put in the place of the engine: a part per placement (and checkpoint), killed when it has written so many ``parts``."""
+    left, items = iter(range(parts)), [SimpleNamespace(name=f"i{i}") for i in range(16)]
+
+    def write(folder, step, name):
+        path = folder / f"step-{step:06d}" / f"part-{name}.parquet"
+        if path.exists():
+            return
+        if next(left, None) is None:
+            raise Killed
+        wobble = noise * np.random.default_rng([step, zlib.crc32(name.encode())]).normal(size=16)
+        rows = pd.DataFrame({"item": [f"i{i}" for i in range(16)], "logp": -20 + quality(name) + np.linspace(-1, 1, 16) + wobble})
+        rows = rows.assign(scale="tiny", run=folder.parent.name, seed=0, step=step, tokens=step, placement=name, task="t", num_tokens=1)
+        write_part(rows[list(SCHEMA)], path)
 
     def score_missing(config, wanted):
         folder = run_dir(config)
@@ -60,24 +74,34 @@ def scorer(quality, noise, parts=10_000):
         folder.mkdir(parents=True, exist_ok=True)
         write_placements(placements, folder / "placements.parquet")
         for step, name in ((step, name) for step in (0, 700) for name in placements["placement"]):
-            path = folder / "scores" / f"step-{step:06d}" / f"part-{name}.parquet"
-            if path.exists():
-                continue
-            if next(left, None) is None:
-                raise Killed
-            wobble = noise * np.random.default_rng([step, zlib.crc32(name.encode())]).normal(size=16)
-            rows = pd.DataFrame({"item": [f"i{i}" for i in range(16)], "logp": -20 + quality(name) + np.linspace(-1, 1, 16) + wobble})
-            rows = rows.assign(scale="tiny", run=folder.name, seed=0, step=step, tokens=step, placement=name, task="t", num_tokens=1)
-            write_part(rows[list(SCHEMA)], path)
+            write(folder / "scores", step, name)
 
+    def plan(config, have, placements, items):
+        assert [item.name for item in items] == [f"i{i}" for i in range(16)]
+        return [(step, name) for step, pairs in have.items() for name in placements if (name, "i0") not in pairs]
+
+    def score_parts(config, parts, table):
+        for step, name in parts:
+            write(table, step, name)
+
+    patch.setattr(active, "score_missing", score_missing)
+    patch.setattr(active, "plan", plan)
+    patch.setattr(active, "score_parts", score_parts)
+    patch.setattr(active, "read_items", lambda path: items)
     return score_missing
+
+
+def of_letters(placements):
+    return pd.DataFrame({"placement": placements, "source": "preset", "cost": [Placement(p).cost() for p in placements]})
 
 
 def state(config):
     """All that a run decided and scored."""
     folder = run_dir(config)
     scores = load_scores(folder)
-    return (folder / "active.json").read_text(), load_placements(folder).to_dict(), scores.placements, scores.quality.tolist()
+    both = with_proposed(folder, scores)
+    listed = [load_placements(at).to_dict() for at in (folder, folder / "proposed")]
+    return (folder / "active.json").read_text(), listed, scores.placements, scores.quality.tolist(), both.placements, both.quality.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +109,7 @@ def learned(tmp_path_factory):
     """An undisturbed run on a steep landscape, whose gain is worth all three rounds."""
     config = configure(tmp_path_factory.mktemp("learned"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(active, "score_missing", scorer(planted(0.1), 0.05))
+        scored(patch, planted(0.1), 0.05)
         active.learn(config)
     return config
 
@@ -93,13 +117,16 @@ def learned(tmp_path_factory):
 def test_rounds_find_a_better_frontier_than_they_start_with(learned):
     folder, quality = run_dir(learned), planted(0.1)
     record, placements = json.loads((folder / "active.json").read_text()), load_placements(folder)
+    proposed = load_placements(folder / "proposed")
     rounds = record["rounds"]
     assert [row["scored"] for row in rounds] == [40, 48, 56, 64] and [row["proposed"] for row in rounds] == [8, 8, 8, 0]
-    assert rounds[-1]["stopped"] == "rounds=3" and len(placements) == 64
+    assert rounds[-1]["stopped"] == "rounds=3" and len(placements) == 40 and len(proposed) == 24
     assert all(row["learned"] == row["scored"] - len(record["test"]) and row["r2"] > 0.5 for row in rounds)
-    assert load_scores(folder).quality.shape == (2, 64, 16)  # every placement, at every checkpoint
-    sources = placements.set_index("placement")["source"]
-    assert set(sources) <= SOURCES and (sources.iloc[40:] == "frontier").sum() == 3 * 6
+    assert load_scores(folder).quality.shape == (2, 40, 16)  # what was drawn at random, at every checkpoint
+    assert with_proposed(folder, load_scores(folder)).quality.shape == (1, 64, 16)  # and the proposals at the last
+    assert sorted(p.name for p in (folder / "proposed").glob("step-*")) == ["step-000700"]
+    sources = pd.concat([placements, proposed]).set_index("placement")["source"]
+    assert set(sources) <= SOURCES and (sources.iloc[40:] == "frontier").sum() == 3 * 6 and "frontier" not in set(sources.iloc[:40])
     assert len(record["test"]) == round(0.2 * (40 - 4)) and set(sources[record["test"]]) <= {"local", "counts", "band"}
     assert set(record["test"]) <= set(sources.index[:40])
 
@@ -113,40 +140,62 @@ def test_rounds_find_a_better_frontier_than_they_start_with(learned):
     assert regret(sources.index) < 0.4 * regret(sources.index[:40])
 
 
-@pytest.mark.parametrize("parts", [0, 30, 80, 95, 96, 120])
+@pytest.mark.parametrize("parts", [0, 30, 80, 87, 88, 100])
 def test_killed_anywhere_it_ends_the_same(learned, tmp_path, monkeypatch, parts):
     config = configure(tmp_path)
-    monkeypatch.setattr(active, "score_missing", scorer(planted(0.1), 0.05, parts))
+    scored(monkeypatch, planted(0.1), 0.05, parts)
     with pytest.raises(Killed):
         active.learn(config)
-    monkeypatch.setattr(active, "score_missing", scorer(planted(0.1), 0.05))
+    scored(monkeypatch, planted(0.1), 0.05)
     active.learn(config)
     assert state(config) == state(learned)
 
 
 def test_a_finished_run_is_left_alone_and_more_rounds_extend_it(learned, tmp_path, monkeypatch):
-    monkeypatch.setattr(active, "score_missing", scorer(planted(0.1), 0.05))
+    scored(monkeypatch, planted(0.1), 0.05)
     config = configure(tmp_path, "rounds=1")
     active.learn(config)
     kept = {p: p.read_bytes() for p in run_dir(config).rglob("*") if p.is_file() and p.name != "placements.parquet"}
     active.learn(config)
-    assert kept == {p: p.read_bytes() for p in kept} and len(load_placements(run_dir(config))) == 48
+    assert kept == {p: p.read_bytes() for p in kept} and len(load_placements(run_dir(config) / "proposed")) == 8
     active.learn(configure(tmp_path))
     assert state(config) == state(learned)
 
 
-def test_it_stops_where_nothing_is_to_be_gained(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(active, "score_missing", scorer(lambda placement: 0.0, 1.0))
-    config = configure(tmp_path)
+def test_it_stops_where_two_fits_in_a_row_see_nothing_to_gain(tmp_path, monkeypatch, capsys):
+    scored(monkeypatch, lambda placement: 0.0, 1.0)
+    gains = iter([Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(1.0, 1.0)])
+
+    def next_placements(scores, *options):
+        rows, _, judged = presets.next_placements(scores, *options)
+        return rows, next(gains), judged
+
+    monkeypatch.setattr(active, "next_placements", next_placements)
+    config = configure(tmp_path, "rounds=20")
     active.learn(config)
-    (row,) = json.loads((run_dir(config) / "active.json").read_text())["rounds"]
-    assert row["gain"] <= row["uncertainty"] and row["proposed"] == 0 and len(load_placements(run_dir(config))) == 40
-    assert "stop: predicted gain under its uncertainty" in capsys.readouterr().out
+    rounds = json.loads((run_dir(config) / "active.json").read_text())["rounds"]
+    assert [row["proposed"] for row in rounds] == [8, 8, 8, 8, 0] and not any(row["stopped"] for row in rounds[:-1])
+    assert rounds[-1]["stopped"] == "predicted gain under its uncertainty twice in a row"
+    assert "stop: predicted gain under its uncertainty twice" in capsys.readouterr().out
+
+
+def test_a_larger_random_sample_leaves_proposals_beside_it(tmp_path, monkeypatch):
+    score = scored(monkeypatch, planted(0.1), 0.05)
+    config = configure(tmp_path, "rounds=1")
+    active.learn(config)
+    folder = run_dir(config)
+    test, proposed = json.loads((folder / "active.json").read_text())["test"], list(load_placements(folder / "proposed")["placement"])
+    score(config, pd.concat([select(configure(tmp_path, "placements=local", "num_placements=60")), of_letters(proposed[:2])]))
+    taken = len(load_placements(folder))
+    active.learn(config)
+    assert len(load_placements(folder)) == taken  # nothing but other modes adds to the run's own tables
+    record = json.loads((folder / "active.json").read_text())
+    assert record["test"] == test and record["rounds"][-1]["scored"] == len(with_proposed(folder, load_scores(folder)).placements)
+    assert set(proposed[2:]) <= set(with_proposed(folder, load_scores(folder)).placements[taken:])
 
 
 def test_what_is_scored_already_is_the_start(tmp_path, monkeypatch):
-    score = scorer(planted(0.1), 0.05)
-    monkeypatch.setattr(active, "score_missing", score)
+    score = scored(monkeypatch, planted(0.1), 0.05)
     config = configure(tmp_path, "rounds=1", "test_share=0.5", "num_placements=0")
     with pytest.raises(ValueError, match="num_placements is 0: give 1 to 512 for placements=proposed"):
         active.learn(config)
@@ -179,10 +228,12 @@ def test_the_command_survives_kills_and_judges_winners_on_fresh_items(small, tmp
     record = json.loads((folder / "active.json").read_text())
     assert f"proposed: {record['rounds'][-1]['scored']} scored, of these {len(record['test'])} held out" in said
     scores = load_scores(folder)
-    assert scores.quality.shape == (4, record["rounds"][-1]["scored"], 6)
+    last = presets.with_proposed(folder, scores)
+    assert scores.quality.shape == (4, 14, 6) and last.quality.shape == (1, record["rounds"][-1]["scored"], 6)
+    assert set(table(folder, "proposed")["step"]) == {8}
     fresh = table(folder, "fresh")
     assert set(fresh["step"]) == {8} and fresh["item"].nunique() == 4 and not set(fresh["item"]) & set(scores.items)
-    assert set(fresh["placement"]) == set(presets.winners(scores)) and "FFF" in set(fresh["placement"])
+    assert set(fresh["placement"]) == set(presets.winners(folder, scores, last)) and "FFF" in set(fresh["placement"])
     assert presets.main([str(folder)]) == 0
     named = yaml.safe_load((folder / "presets.yaml").read_text())["presets"]
     assert all(entry["measured"]["fresh_items"] and entry["measured"]["items"] == 4 for entry in named.values())
@@ -196,12 +247,14 @@ def test_the_command_survives_kills_and_judges_winners_on_fresh_items(small, tmp
     shutil.copytree(folder / "checkpoints", there / "checkpoints")
     kill_when("sweep", again, lambda: len(list(there.glob("scores/*/*.parquet"))) > 1)
     kill_when("sweep", again, lambda: (there / "active.json").exists())
+    kill_when("sweep", again, lambda: any(there.glob("proposed/*/*.parquet")))
     kill_when("sweep", again, lambda: (there / "fresh").exists())
     call("sweep", again)
-    for name in ("scores", "fresh"):
+    for name in ("scores", "proposed", "fresh"):
         pd.testing.assert_frame_equal(table(there, name), table(folder, name), check_exact=True)
     assert (there / "active.json").read_text() == (folder / "active.json").read_text()
-    assert load_placements(there).equals(load_placements(folder))
+    for name in (".", "proposed"):
+        assert load_placements(there / name).equals(load_placements(folder / name))
 
 
 @pytest.mark.slow

@@ -1,0 +1,288 @@
+"""Training strategies (distill.sampler) against each other: final quality per group of placements, and stability, seeds as replicates.
+
+``python -m analysis.strategies [RUN ...]`` (default: every run under results/ with scores) writes, per scale with runs of several samplers,
+strategies.md, tables/ and figures/ into results/comparison/strategies/<scale>. Runs must differ in sampler, presets and seed alone.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import figures
+from analysis.compare import family, options
+from analysis.report import ENDPOINTS, _bullets, _markdown, find_runs, write_csv, write_text
+from analysis.stability import Endpoints, load_endpoints, stability_table, time_to_stability
+from analysis.table import Scores, load_placements, load_scores
+from analysis.uncertainty import across_seeds
+
+REFERENCE = "local"
+"""The paper's stochastic sampling: the others are compared with it."""
+
+UNIFORM = ("exhaustive", "local", "band")
+"""Sources of placements that are uniform within a cost band."""
+
+NAMES = {"F": "all-FA", "S": "all-SWA", "K": "all-KDA", "G": "all-GDN"}
+EVERY, PRESETS = "all uniform", "presets"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs of one scale that differ in sampler and seed, on the placements and items that all of them scored."""
+
+    scale: str
+    runs: dict[tuple[str, int], Scores]  # by (strategy, seed), complete: every strategy with every seed
+    folders: dict[tuple[str, int], Path]
+    strategies: list[str]  # the reference first
+    seeds: list[int]
+    groups: dict[str, np.ndarray]  # indices of placements
+
+    @property
+    def any(self) -> Scores:
+        return self.runs[self.strategies[0], self.seeds[0]]
+
+
+def grids(folders: Sequence[Path], endpoints: Endpoints) -> list[Grid]:
+    """The grids among run directories: of each scale the runs of several samplers that differ in sampler, presets and seed alone.
+
+    Runs without config.yaml, and those whose samplers have no companion, are left out. ValueError where a grid is ambiguous.
+    """
+    alike: dict[str, list[Path]] = {}
+    for folder in folders:
+        if family(folder):
+            alike.setdefault(str(sorted(comparable(options(folder)).items())), []).append(folder)
+    found = [grid_of(runs, endpoints) for runs in alike.values() if len({family(run) for run in runs}) > 1]
+    scales = [grid.scale for grid in found]
+    if twice := [scale for scale in scales if scales.count(scale) > 1]:
+        raise ValueError(f"scale {twice[0]} has several sets of samplers, which differ in more than sampler and seed: name the runs of one")
+    return found
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What has to be equal in runs that are compared."""
+    distill = {name: value for name, value in config["distill"].items() if name not in ("sampler", "presets")}
+    given = {section: config.get(section) for section in ("scale", "model", "teacher", "data")}
+    return given | {"distill": distill, "sft": config.get("sft") if config.get("stage") == "sft" else None}
+
+
+def grid_of(folders: Sequence[Path], endpoints: Endpoints) -> Grid:
+    """The complete part of a grid: seeds that every strategy has, placements and items that every run has."""
+    by: dict[tuple[str, int], Path] = {}
+    for folder in folders:
+        key = family(folder), int(options(folder)["seed"])
+        if key in by:
+            raise ValueError(f"{by[key]} and {folder} are both of sampler {key[0]} and seed {key[1]}: name the runs of one")
+        by[key] = folder
+    names = sorted({strategy for strategy, _ in by}, key=lambda name: (name.partition("-")[0] != REFERENCE, name))
+    seeds = sorted(set.intersection(*({seed for s, seed in by if s == name} for name in names)))
+    if not seeds:
+        raise ValueError(f"the samplers {', '.join(names)} share no seed: train the same seeds with each")
+    by = {key: folder for key, folder in by.items() if key[1] in seeds}
+    whole = {key: load_scores(folder) for key, folder in by.items()}
+    some = next(iter(whole.values()))
+    placements = sorted(set.intersection(*(set(scores.placements) for scores in whole.values())))
+    items = [item for item in some.items if all(item in scores.items for scores in whole.values())]
+    if not placements or len(items) < 2:
+        raise ValueError(f"the runs of {some.scale} share {len(placements)} placements and {len(items)} items: sweep the same with each")
+    runs = {key: restricted(scores, placements, items) for key, scores in whole.items()}
+    presets = [p for key in by for p in options(by[key])["distill"].get("presets") or []]
+    return Grid(some.scale, runs, by, names, seeds, groups_of(next(iter(runs.values())), by.values(), presets, endpoints))
+
+
+def restricted(scores: Scores, placements: list[str], items: list[str]) -> Scores:
+    """The scores of some placements and items, in this order."""
+    rows = [{p: i for i, p in enumerate(scores.placements)}[p] for p in placements]
+    columns = [{name: i for i, name in enumerate(scores.items)}[name] for name in items]
+    return replace(
+        scores, placements=placements, cost=np.asarray(scores.cost)[rows], items=items, tasks=[scores.tasks[i] for i in columns],
+        quality=scores.quality[:, rows][:, :, columns],
+    )  # fmt: skip
+
+
+def groups_of(scores: Scores, folders: Sequence[Path], presets: list[str], endpoints: Endpoints) -> dict[str, np.ndarray]:
+    """Groups of placements: all uniformly drawn ones, those of each cost band, the presets, each mixer alone."""
+    names, layers = scores.placements, len(scores.placements[0])
+    uniform = {
+        p
+        for folder in folders
+        if (folder / "placements.parquet").is_file()
+        for p, source in load_placements(folder)[["placement", "source"]].itertuples(index=False)
+        if source in UNIFORM
+    }
+    drawn = np.array([p in uniform for p in names])
+    cost, edges = np.asarray(scores.cost), np.array(endpoints.bands) * layers
+    groups = {EVERY: drawn}
+    for lo, hi in zip(edges, edges[1:], strict=False):
+        groups[f"cost {lo:.3g}–{hi:.3g}"] = drawn & (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))
+    groups[PRESETS] = np.array([p in presets and len(set(p)) > 1 for p in names])
+    groups |= {name: np.array([p == letter * layers for p in names]) for letter, name in NAMES.items()}
+    return {name: np.flatnonzero(member) for name, member in groups.items() if member.any()}
+
+
+def interval(values: np.ndarray, level: float) -> tuple[float, float, float]:
+    """Mean of values [n] and its t interval, NaN for one value."""
+    return tuple(map(float, across_seeds(values, level)))
+
+
+def final_quality(grid: Grid, level: float) -> pd.DataFrame:
+    """A row per group and strategy: mean quality at T over the group's placements, items and seeds, and its difference to the reference.
+
+    ``difference`` is paired by seed, placement and item, nats per token, positive where the strategy is better. Its t intervals: over
+    items (items_lo, items_hi; of the mean over seeds) and over training seeds (seeds_lo, seeds_hi; NaN for one seed).
+    """
+    final = {s: np.stack([grid.runs[s, seed].quality[-1] for seed in grid.seeds]) for s in grid.strategies}  # [seeds, P, I]
+    rows = []
+    for group, members in grid.groups.items():
+        for strategy in grid.strategies:
+            mean = final[strategy][:, members].mean(axis=1)  # [seeds, I]
+            quality, lo, hi = interval(mean.mean(axis=1), level)
+            difference = mean - final[grid.strategies[0]][:, members].mean(axis=1)
+            value, seeds_lo, seeds_hi = interval(difference.mean(axis=1), level)
+            _, items_lo, items_hi = interval(difference.mean(axis=0), level)
+            rows.append({
+                "scale": grid.scale, "group": group, "strategy": strategy, "n_placements": len(members), "n_items": mean.shape[1],
+                "n_seeds": len(grid.seeds), "quality": quality, "quality_lo": lo, "quality_hi": hi, "against": grid.strategies[0],
+                "difference": value, "items_lo": items_lo, "items_hi": items_hi, "seeds_lo": seeds_lo, "seeds_hi": seeds_hi,
+                "verdict": verdict(items_lo, items_hi, seeds_lo, seeds_hi) if strategy != grid.strategies[0] else "", "level": level,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdict(items_lo: float, items_hi: float, seeds_lo: float, seeds_hi: float) -> str:
+    """better or worse than the reference where both intervals exclude 0 on that side; else undecided, and so with one seed."""
+    if items_lo > 0 and seeds_lo > 0:
+        return "better"
+    return "worse" if items_hi < 0 and seeds_hi < 0 else "undecided"
+
+
+def stability_by_strategy(grid: Grid, endpoints: Endpoints) -> pd.DataFrame:
+    """A row per strategy and cost band at the last checkpoint before T: τ/ceiling and regret, means over seeds with t intervals, and how
+    many seeds have settled."""
+    rows = []
+    for strategy in grid.strategies:
+        tables = [stability_of(grid, (strategy, seed), endpoints) for seed in grid.seeds]
+        settled = pd.concat([time_to_stability(table, endpoints) for table in tables])
+        for band in figures.bands(tables[0]):
+            before = [figures.rows_of(band, table).sort_values("step").iloc[-2] for table in tables]
+            ratio, lo, hi = interval(np.array([row["ratio"] for row in before]), endpoints.level)
+            regret, regret_lo, regret_hi = interval(np.array([row["regret"] for row in before]), endpoints.level)
+            rows.append({
+                "scale": grid.scale, "strategy": strategy, "band_lo": band.lo, "band_hi": band.hi, "tokens": before[0]["tokens"],
+                "n_placements": before[0]["n_placements"], "n_seeds": len(before), "ratio": ratio, "ratio_lo": lo, "ratio_hi": hi,
+                "regret": regret, "regret_lo": regret_lo, "regret_hi": regret_hi,
+                "settled": int((figures.rows_of(band, settled)["verdict"] == "settled").sum()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def stability_of(grid: Grid, key: tuple[str, int], endpoints: Endpoints) -> pd.DataFrame:
+    """tables/stability.csv of a run where it is of the grid's placements and items, else computed on them."""
+    path, scores = grid.folders[key] / "tables" / "stability.csv", grid.runs[key]
+    if path.is_file():
+        table = pd.read_csv(path)
+        whole = figures.rows_of(figures.bands(table)[-1], table)
+        if (whole["n_placements"] == len(scores.placements)).all() and (table["n_items"] == len(scores.items)).all():
+            return table
+    return stability_table(scores, endpoints)
+
+
+def paragraph(quality: pd.DataFrame) -> list[str]:
+    """What the numbers say about the paper's order, in plain words."""
+    reference = quality["against"].iloc[0]
+    others = [s for s in quality["strategy"].unique() if s != reference]
+    said = []
+    for group in (EVERY, PRESETS):
+        rows = quality[quality["group"] == group]
+        if rows.empty:
+            continue
+        order = " > ".join(f"{row.strategy} ({row.quality:.3f})" for row in rows.sort_values("quality", ascending=False).itertuples())
+        compared = "; ".join(sentence(row) for _, row in rows[rows["strategy"] != reference].iterrows())
+        where = "Over uniformly drawn placements" if group == EVERY else "On the presets that targeted training cycles over"
+        said.append(f"{where} ({rows['n_placements'].iloc[0]}), best first: {order} nats/token. Against {reference}: {compared}.")
+    rows = quality[quality["group"] == EVERY].set_index("strategy")
+    claimed = [s for s in others if s.partition("-")[0] in ("targeted", "hybrid")]
+    if reference.partition("-")[0] != REFERENCE or not claimed or rows.empty:
+        return said
+    verdicts = {s: rows.loc[s, "verdict"] for s in claimed}
+    if all(v == "worse" for v in verdicts.values()):
+        answer = "**is seen here**"
+    elif any(v == "better" for v in verdicts.values()):
+        answer = f"**is not seen here**: {', '.join(s for s, v in verdicts.items() if v == 'better')} trained better placements"
+    else:
+        answer = f"**stays open here**: {', '.join(s for s, v in verdicts.items() if v == 'undecided')} could not be told from {reference}"
+    same = quality[quality["strategy"].isin(claimed) & (quality["group"] == PRESETS)].set_index("strategy")["verdict"]
+    narrow = f" On the presets themselves they are: {', '.join(f'{s} {v}' for s, v in same.items())}." if len(same) else ""
+    said.append(f"The paper's order at 0.5B in the first stage, stochastic ({reference}) before targeted and hybrid, {answer}, over "
+                f"uniformly drawn placements.{narrow}")  # fmt: skip
+    return said
+
+
+def sentence(row: pd.Series) -> str:
+    """One strategy against the reference."""
+    seeds = f"seeds {row['seeds_lo']:+.3f} to {row['seeds_hi']:+.3f}" if row["n_seeds"] > 1 else "one seed"
+    return (f"{row['strategy']} {row['difference']:+.3f} ({row['level']:.0%}: items {row['items_lo']:+.3f} to {row['items_hi']:+.3f}, "
+            f"{seeds}), {row['verdict']}")  # fmt: skip
+
+
+def write(grid: Grid, endpoints: Endpoints, out: Path) -> list[str]:
+    """Tables, figures and strategies.md of one grid into ``out``; returns what is said."""
+    quality, stability = final_quality(grid, endpoints.level), stability_by_strategy(grid, endpoints)
+    write_csv(quality, out / "tables" / "strategies.csv")
+    write_csv(stability, out / "tables" / "stability.csv")
+    rows = len(grid.groups)
+    with figures.figure(height=0.7 + 0.27 * rows) as (fig, (ax,)):
+        figures.strategy_differences(ax, quality)
+        figures.save(fig, out / "figures" / "strategies")
+    with figures.figure(height=2.4) as (fig, (ax,)):
+        figures.strategy_stability(ax, stability, endpoints.threshold)
+        figures.save(fig, out / "figures" / "strategies_stability")
+    said, seeds = paragraph(quality), ", ".join(map(str, grid.seeds))
+    n = f"{len(grid.any.placements)} placements, {len(grid.any.items)} items, seeds {seeds}"
+    text = [
+        f"# Training strategies at {grid.scale}",
+        _bullets(said),
+        f"All strategies have the same teacher, data, steps and seeds ({seeds}), and are scored on the same placements and items ({n}). "
+        "Differences are paired by seed, placement and item. A strategy is called better or worse where the intervals over items and over "
+        "training seeds both exclude 0; they are not adjusted for the number of comparisons, and with few seeds the second is wide. The "
+        "presets are those of distill.presets: how they were chosen is not part of the uncertainty.",
+        "## Final quality per group of placements",
+        _markdown(quality.drop(columns=["scale", "against", "level"])),
+        "![strategies](figures/strategies.png)\n\nDifference of final quality to " + grid.strategies[0] + " per group of placements "
+        f"(number of placements); bars: {endpoints.level:.0%} t intervals over training seeds.",
+        "## Stability at the last checkpoint before the end",
+        _markdown(stability.drop(columns=["scale"])),
+        "![strategies_stability](figures/strategies_stability.png)\n\nτ/ceiling at the last checkpoint before the end per cost band; bars: "
+        f"{endpoints.level:.0%} t intervals over training seeds.",
+    ]  # fmt: skip
+    write_text("\n\n".join(text) + "\n", out / "strategies.md")
+    return said
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.strategies", description="Training strategies compared.")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directories; default: every run under results/ with scores")
+    parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
+    parser.add_argument("--out", type=Path, default=Path("results") / "comparison", help="default: results/comparison")
+    arguments = parser.parse_args(argv)
+    try:
+        endpoints = load_endpoints(arguments.endpoints)
+        found = grids([run.resolve() for run in arguments.runs or find_runs(Path("results"))], endpoints)
+        if not found:
+            print("strategies: no scale has runs of several samplers that differ in sampler and seed alone")
+        for grid in found:
+            out = arguments.out / "strategies" / grid.scale
+            print(f"{out / 'strategies.md'}:", *write(grid, endpoints, out), sep="\n  ")
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

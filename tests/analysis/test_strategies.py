@@ -1,0 +1,122 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import compare, report, strategies
+from analysis.stability import Endpoints
+
+ENDPOINTS = Endpoints(resamples=20, halves=2, groups=6)
+EFFECT = {"local": 0.0, "counts": 0.0, "targeted": -0.2}
+
+
+def quick(path):
+    path.write_text("resamples: 20\nhalves: 2\ngroups: 6\n")
+    return str(path)
+
+
+@pytest.fixture
+def grid_folders(tmp_path, simulate, write_run):
+    """3 samplers x 3 seeds on one landscape: training noise, and targeted worse by 0.2 everywhere but on its presets."""
+
+    def write(seeds=(1, 2, 3), effect=EFFECT, **also):
+        base, folders = simulate(np.random.default_rng(0), n_placements=64), []
+        presets = [base.placements[i] for i in (5, 30, 50)]
+        for strategy, change in effect.items():
+            for seed in seeds:
+                noise = np.random.default_rng([seed, len(strategy)]).normal(0, 0.01, size=(1, len(base.placements), 1))
+                shift = np.where([p in presets for p in base.placements], 0.1 * np.sign(-change), change)[None, :, None]
+                run = f"{strategy}-s{seed}"
+                scores = replace(base, run=run, seed=seed, quality=base.quality + noise + shift)
+                folder = write_run(scores, tmp_path / "results")
+                placements = pd.DataFrame({"placement": scores.placements, "source": "exhaustive", "cost": scores.cost})
+                placements.to_parquet(folder / "placements.parquet")
+                distill = {"sampler": strategy, "presets": presets if strategy == "targeted" else [], "lr": 1e-3} | also
+                options = {"scale": scores.scale, "seed": seed, "model": {"layers": 4}, "teacher": {}, "data": {}, "distill": distill}
+                (folder / "config.yaml").write_text(yaml.safe_dump(options))
+                folders.append(folder)
+        return folders
+
+    return write
+
+
+def test_differences_are_the_planted_ones(grid_folders):
+    (grid,) = strategies.grids(grid_folders(), ENDPOINTS)
+    assert grid.strategies == ["local", "counts", "targeted"] and grid.seeds == [1, 2, 3]
+    table = strategies.final_quality(grid, 0.95).set_index(["group", "strategy"])
+    planted = table.loc[(strategies.EVERY, "targeted")]
+    assert planted["seeds_lo"] < -0.2 * 61 / 64 + 0.1 * 3 / 64 < planted["seeds_hi"] and planted["verdict"] == "worse"
+    assert table.loc[(strategies.PRESETS, "targeted"), "difference"] == pytest.approx(0.1, abs=0.03)
+    assert table.loc[(strategies.EVERY, "counts"), "difference"] == pytest.approx(0, abs=0.005)
+    everything, bands = table.loc[strategies.EVERY].iloc[0], [g for g in grid.groups if g.startswith("cost")]
+    assert everything["n_placements"] == 64 == sum(len(grid.groups[band]) for band in bands)
+    assert table.loc[(strategies.PRESETS, "local"), "n_placements"] == 3
+
+
+def test_the_paragraph_follows_the_numbers(grid_folders):
+    def said(effect):
+        (grid,) = strategies.grids(grid_folders(effect=effect), ENDPOINTS)
+        return strategies.paragraph(strategies.final_quality(grid, 0.95))
+
+    assert "**is seen here**" in said(EFFECT)[-1] and "targeted better" in said(EFFECT)[-1]
+    assert "**is not seen here**: targeted" in said({"local": 0.0, "targeted": 0.2})[-1]
+    assert "**stays open here**: targeted" in said({"local": 0.0, "targeted": 0.0})[-1]
+    assert len(said({"local": 0.0, "counts": 0.1})) == 1  # the claim is about targeted and hybrid
+
+
+def test_one_seed_decides_nothing(grid_folders):
+    (grid,) = strategies.grids(grid_folders(seeds=(1,)), ENDPOINTS)
+    table = strategies.final_quality(grid, 0.95)
+    assert set(table["verdict"]) == {"", "undecided"} and table["seeds_lo"].isna().all()
+
+
+def test_only_runs_that_differ_in_the_sampler_are_compared(grid_folders):
+    folders = grid_folders()
+    other = grid_folders(effect={"hybrid": 0.0}, lr=1.0)
+    (grid,) = strategies.grids([*folders, *other], ENDPOINTS)
+    assert "hybrid" not in grid.strategies
+    (grid,) = strategies.grids(folders[1:], ENDPOINTS)  # local lacks seed 1
+    assert grid.seeds == [2, 3]
+    assert strategies.grids(folders[:3], ENDPOINTS) == []
+    with pytest.raises(ValueError, match="share no seed"):
+        strategies.grids([folders[0], folders[4]], ENDPOINTS)
+
+
+def test_command(grid_folders, tmp_path, monkeypatch, capsys):
+    folders = grid_folders(seeds=(1, 2), effect={"local": 0.0, "hybrid": 0.0})
+    monkeypatch.chdir(tmp_path)
+    endpoints = quick(tmp_path / "endpoints.yaml")
+    assert strategies.main(["--endpoints", endpoints]) == 0
+    out = tmp_path / "results" / "comparison" / "strategies" / "simulated"
+    text = (out / "strategies.md").read_text()
+    assert "Over uniformly drawn placements (64)" in text and "figures/strategies.png" in text and "stays open here" in text
+    for name in ("strategies", "strategies_stability"):
+        assert (out / "figures" / f"{name}.pdf").exists() and (out / "figures" / f"{name}.png").exists()
+    stability = pd.read_csv(out / "tables" / "stability.csv")
+    assert set(stability["strategy"]) == {"local", "hybrid"} and stability["n_seeds"].eq(2).all()
+    capsys.readouterr()
+    (folders[0] / "config.yaml").write_text("distill: {")
+    assert strategies.main([str(folders[0]), "--endpoints", endpoints]) == 1
+    error = capsys.readouterr().err
+    assert "config.yaml is not a run's configuration" in error and error.count("\n") == 1
+
+
+def test_the_report_never_mixes_samplers(grid_folders, tmp_path, monkeypatch):
+    compared = {}
+    monkeypatch.setattr(report, "report", lambda *_: {})
+    monkeypatch.setattr(report, "verdict", lambda *_: [])
+    monkeypatch.setattr(report, "report_comparison", lambda runs, *rest: compared.update({rest[-1]: [run.name for run in runs]}))
+    folders = grid_folders(seeds=(1, 2))
+    assert report.main([*map(str, folders[:5]), "--out", str(tmp_path / "out")]) == 0
+    assert compared == {tmp_path / "out/local": ["local-s1", "local-s2"], tmp_path / "out/counts": ["counts-s1", "counts-s2"]}
+
+
+def test_families(tmp_path):
+    def family(**options):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"distill": {"sampler": "local"}} | options))
+        return compare.family(tmp_path)
+
+    assert compare.family(tmp_path) == ""
+    assert (family(), family(stage="sft"), family(supernet="x")) == ("local", "local-sft", "supernet")
