@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from experiments.config import Config, data_dir, model_config, teacher_dir
+from experiments.config import Config, data_dir, model_config, needs_teacher, sequence_files, teacher_dir
 from experiments.data import read_items, write_items
 from experiments.entry import run
+from experiments.parts import pick_device
 from experiments.synthetic import sample_traces, train_teacher, training_items
 from supernet.decoder import Supernet
 from supernet.scoring import Item
@@ -14,14 +15,19 @@ from supernet.teacher import from_hugging_face, load_teacher, save_teacher, smol
 
 def teach(config: Config) -> None:
     """Make what is missing of teacher and data. Raises ValueError where the teacher's weights cannot be had."""
+    if config.items_file:
+        print(f"teach: nothing to make, items are given in {config.items_file}")
+        return
     folder = teacher_dir(config)
-    if not folder.exists():
-        save_teacher(make_teacher(config), folder, source=describe(config))
-    print(f"teacher: {folder}")
-    missing = [name for name in ("items", "train") if not (data_dir(config) / f"{name}.parquet").exists()]
-    for name in missing:
-        write_items(make_items(config, name), data_dir(config) / f"{name}.parquet")
-    for name in ("items", "train"):
+    if needs_teacher(config):
+        if not folder.exists():
+            save_teacher(make_teacher(config), folder, source=describe(config))
+        print(f"teacher: {folder}")
+    for name in sequence_files(config):
+        path = data_dir(config) / f"{name}.parquet"
+        if not path.exists():
+            write_items(make_items(config, name), path)
+    for name in sequence_files(config):
         path = data_dir(config) / f"{name}.parquet"
         print(f"{name}: {len(read_items(path))} sequences in {path}")
 
@@ -42,28 +48,32 @@ def make_teacher(config: Config) -> Supernet:
         return train_teacher(model, config.teacher, config.data)
     teacher = from_hugging_face(*hugging_face_location(config), window=model.window)
     its = vars(teacher.config)
-    different = [f"{k}={v} (teacher: {its[k]})" for k, v in vars(model.replace(mixers="F")).items() if its[k] != v]
+    own = ("gdn_", "kda_", "delta_", "conv_")  # shapes of mixers that a teacher has not
+    asked = {k: v for k, v in vars(model.replace(mixers="F")).items() if not k.startswith(own)}
+    different = [f"{k}={v} (teacher: {its[k]})" for k, v in asked.items() if its[k] != v]
     if different:
         raise ValueError(f"the teacher {describe(config)} does not fit model: {', '.join(different)}: correct model.* or the teacher")
     return teacher
 
 
 def make_items(config: Config, name: str) -> list[Item]:
-    """``items``: prompts with the teacher's sampled traces; ``train``: the same for reasoning, true sequences for synthetic data."""
+    """``items``: prompts with the teacher's sampled traces; ``train``: the same for language, true sequences for synthetic data."""
     data = config.data
     if data.kind == "synthetic":
         rng = np.random.default_rng([data.seed, {"items": 0, "train": 1}[name]])
         if name == "train":
             return training_items(data, rng)
         return sample_traces(load_teacher(teacher_dir(config)), data, data.items, rng, torch.Generator().manual_seed(data.seed))
-    from experiments.traces import make_items as make_traces  # needs the llm extra
+    from experiments import prompts, traces  # need the llm extra
 
     if config.teacher.source == "trained":
-        raise ValueError("data.kind=reasoning needs a language model as teacher: set teacher.source to huggingface or smollm2")
+        raise ValueError(f"data.kind={data.kind} needs a language model as teacher: set teacher.source to huggingface or smollm2")
     path, gguf = hugging_face_location(config)
     count = data.items if name == "items" else data.train
-    return make_traces(path, gguf, tasks=data.tasks, count=count, prompt_tokens=data.prompt, length=data.length, seed=data.seed,
-                       split=name, batch=min(count, 136), progress=True)  # fmt: skip
+    how = {"split": name, "batch": min(count, 136), "progress": True, "device": pick_device(config)}
+    if data.kind == "prompts":
+        return prompts.make_items(path, gguf, data, **how)
+    return traces.make_items(path, gguf, data.tasks, count, data.prompt, data.length, data.seed, **how)
 
 
 if __name__ == "__main__":

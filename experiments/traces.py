@@ -1,9 +1,9 @@
-"""The teacher's own sampled answers to reasoning-gym prompts, as training sequences and as evaluation items. Tokens only, no text."""
+"""The teacher's own sampled answers to prompts (here: reasoning-gym's), as training sequences and evaluation items. Tokens, no text."""
 
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,13 +35,22 @@ def make_items(
     batch: int,
     progress: bool,
     dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
 ) -> list[Item]:
     """``count`` sequences, the tasks in turn (so the first n are balanced too): a chat prompt of at most ``prompt_tokens`` and a trace.
 
-    Traces are the teacher's, sampled at temperature 1 (its distribution itself), and end with its end token or at ``length`` tokens,
-    prompt included. A prompt's text decides its split by hash, so "train" and "items" never share one, whatever the seeds.
+    A prompt's text decides its split by hash, so "train" and "items" never share one, whatever the seeds.
     Raises ValueError on unknown tasks or splits, on lengths that leave no room, or when a task has too few fitting prompts.
     """
+    wanted = shares(tasks, count, prompt_tokens, length, split)
+    datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
+    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype).to(device), load_tokenizer(model_path, gguf_file)
+    streams = {task: prompts(task, questions(datasets[task]), prompt_tokens, split, tokenizer) for task in tasks}
+    return answered(model, tokenizer.eos_token_id, streams, wanted, length, seed, split, batch, progress)
+
+
+def shares(tasks: list[str], count: int, prompt_tokens: int, length: int, split: str) -> dict[str, int]:
+    """How many of ``count`` sequences each task gets: as equal as can be. Raises ValueError on requests that cannot be met."""
     if split not in SPLITS:
         raise ValueError(f"data split is {split!r}: choose from {', '.join(SPLITS)}")
     if not tasks or count < len(tasks):
@@ -50,21 +59,42 @@ def make_items(
         raise ValueError(
             f"data.length={length} leaves no room for a trace after data.prompt={prompt_tokens}: raise it by {SHORTEST} or more"
         )
-    wanted = {task: count // len(tasks) + (i < count % len(tasks)) for i, task in enumerate(tasks)}
-    datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
-    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype), load_tokenizer(model_path, gguf_file)
-    streams = {task: prompts(task, datasets[task], prompt_tokens, split, tokenizer) for task in tasks}
+    return {task: count // len(tasks) + (i < count % len(tasks)) for i, task in enumerate(tasks)}
+
+
+def answered(
+    model: "PreTrainedModel",
+    end: int,
+    streams: Mapping[str, Iterator[tuple[int, list[int]]]],
+    wanted: Mapping[str, int],
+    length: int,
+    seed: int,
+    split: str,
+    batch: int,
+    progress: bool,
+) -> list[Item]:
+    """``wanted`` prompts of each task's stream (index, tokens), each with a trace of the model, the tasks in turn.
+
+    Traces are sampled at temperature 1 (the model's distribution itself) and end with token ``end`` or at ``length`` tokens, prompt
+    included. Those shorter than SHORTEST are left out, and another prompt taken.
+    """
+    tasks = list(streams)
     taken: dict[str, list[Item]] = {task: [] for task in tasks}
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {split} traces".encode()))
-    with tqdm(total=count, desc=f"{split} traces", disable=not progress) as bar:
+    with tqdm(total=sum(wanted.values()), desc=f"{split} traces", disable=not progress) as bar:
         while missing := [task for task in tasks for _ in range(wanted[task] - len(taken[task]))]:
             # Every so-manieth of what is missing: each batch draws on all tasks.
             drawn = [(task, *next(streams[task])) for task in missing[:: max(1, len(missing) // batch)][:batch]]
-            traces = sample_traces(model, [tokens for _, _, tokens in drawn], length, tokenizer.eos_token_id, generator)
+            traces = sample_traces(model, [tokens for _, _, tokens in drawn], length, end, generator)
             for (task, index, tokens), trace in zip(drawn, traces, strict=True):
                 if len(trace) >= SHORTEST:
                     taken[task].append(Item(f"{task}-{index:05d}", task, torch.tensor(tokens + trace), len(tokens)))
                     bar.update()
+    return in_turn(taken)
+
+
+def in_turn(taken: Mapping[str, list[Item]]) -> list[Item]:
+    """The first item of every task, then the second of every task, and so on."""
     return [item for one_of_each in itertools.zip_longest(*taken.values()) for item in one_of_each if item is not None]
 
 
@@ -92,13 +122,21 @@ def open_task(task: str, size: int, seed: int) -> "ProceduralDataset":
     return reasoning_gym.create_dataset(task, seed=start, size=size)
 
 
+def questions(dataset: "ProceduralDataset") -> Iterator[tuple[int, str]]:
+    """(index, question) of a task of reasoning-gym."""
+    return ((index, dataset[index]["question"]) for index in range(len(dataset)))
+
+
 def prompts(
-    task: str, dataset: "ProceduralDataset", prompt_tokens: int, split: str, tokenizer: "PreTrainedTokenizerBase"
+    task: str, texts: Iterable[tuple[int, str]], prompt_tokens: int, split: str, tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, list[int]]]:
-    """A task's distinct prompts that belong to the split and fit, in its order: (index in the dataset, chat-formatted tokens)."""
-    seen = set()
-    for index in range(len(dataset)):
-        text = dataset[index]["question"].strip()
+    """A task's distinct prompts that belong to the split and fit, in the order of ``texts`` (index, text): (index, chat-formatted tokens).
+
+    Raises ValueError when another is asked for and there is none.
+    """
+    seen, tried = set(), 0
+    for tried, (index, text) in enumerate(texts, start=1):  # noqa: B007
+        text = text.strip()
         if text in seen or split != split_of(text):
             continue
         seen.add(text)
@@ -107,7 +145,8 @@ def prompts(
         if len(tokens) <= prompt_tokens:
             yield index, tokens
     raise ValueError(
-        f"task {task!r} gave too few prompts of at most {prompt_tokens} tokens in {len(dataset)}: raise data.prompt or drop the task"
+        f"task {task!r} gave too few prompts of at most {prompt_tokens} tokens for {split} in {tried}: raise data.prompt, "
+        f"lower data.{split}, or drop the task"
     )
 
 
@@ -124,24 +163,25 @@ def sample_traces(model: "PreTrainedModel", prompts: list[list[int]], length: in
     """
     from transformers import DynamicCache
 
-    width = max(map(len, prompts))
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    tokens = torch.tensor([[end] * (width - len(p)) + p for p in prompts])
+    width, device = max(map(len, prompts)), model.device
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    tokens = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     traces: list[list[int]] = [[] for _ in prompts]
-    rows, cache = torch.arange(len(prompts)), DynamicCache()
+    rows, cache = torch.arange(len(prompts), device=device), DynamicCache()
     while len(rows):
         output = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         # By the inverse of the distribution function: torch.multinomial draws a number per word of the vocabulary, a fifth of the time.
         below = output.logits[:, -1].float().softmax(-1).cumsum(-1, dtype=torch.float64)
-        drawn = torch.rand(len(rows), 1, dtype=torch.float64, generator=generator) * below[:, -1:]
+        # Drawn on the CPU, so that the random numbers are the same everywhere.
+        drawn = torch.rand(len(rows), 1, dtype=torch.float64, generator=generator).to(device) * below[:, -1:]
         tokens = torch.searchsorted(below, drawn, right=True).clamp(max=below.shape[-1] - 1)
         for row, token in zip(rows.tolist(), tokens[:, 0].tolist(), strict=True):
             traces[row].append(token)
-        going = torch.tensor([traces[r][-1] != end and len(prompts[r]) + len(traces[r]) < length for r in rows.tolist()])
+        going = torch.tensor([traces[r][-1] != end and len(prompts[r]) + len(traces[r]) < length for r in rows.tolist()], device=device)
         if not going.all():
             rows, tokens, mask, positions = rows[going], tokens[going], mask[going], positions[going]
             cache.batch_select_indices(going.nonzero()[:, 0])
-        mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=mask.dtype)], 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions[:, -1:] + 1
     return traces

@@ -1,53 +1,19 @@
-import string
-
 import pytest
 import torch
+from language import END, SYMBOLS, small_model, write_folder
 from scipy.stats import chisquare
 
 from experiments.traces import SHORTEST, make_items, sample_traces, split_of
 
-transformers = pytest.importorskip("transformers", reason="needs pip install .[llm]")
+pytest.importorskip("transformers", reason="needs pip install .[llm]")
 pytest.importorskip("reasoning_gym", reason="needs pip install .[llm]")
-SYMBOLS = ["<unk>", "<user>", "<end>", *string.printable]
-END = SYMBOLS.index("<end>")
 TASKS = ["chain_sum", "gcd", "spell_backward"]
 PROMPT, LENGTH = 120, 150
 
 
-def small_model(sharpness=1.0):
-    """A random Llama; a large ``sharpness`` makes its sampling pick the most likely token almost surely."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(SYMBOLS),
-        max_position_embeddings=256,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    for p in model.parameters():
-        if p.dim() == 2:
-            torch.nn.init.normal_(p, 0.0, 0.3)
-    model.lm_head.weight.data.mul_(sharpness)
-    return model
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A teacher's folder with a tokenizer of characters and a chat template."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-
-    path = tmp_path_factory.mktemp("teacher")
-    small_model().save_pretrained(path)
-    characters = Tokenizer(models.WordLevel({s: i for i, s in enumerate(SYMBOLS)}, unk_token="<unk>"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    characters.add_special_tokens(SYMBOLS[1:3])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=characters, unk_token="<unk>", eos_token="<end>", chat_template="<user>{{ messages[0]['content'] }}<end>"
-    ).save_pretrained(path)
-    return str(path)
+    return write_folder(tmp_path_factory.mktemp("teacher"))
 
 
 def items_of(folder, seed=0, split="train", count=16, tasks=TASKS, prompt=PROMPT, length=LENGTH):

@@ -1,0 +1,112 @@
+"""Prompts from a file or a Hugging Face data set, with the teacher's own sampled answers or with given ones, as sequences of tokens."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiments.config import DataConfig
+from experiments.traces import answered, in_turn, load_tokenizer, prompts, shares
+from supernet.scoring import Item
+from supernet.teacher import hugging_face_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+READERS = {
+    ".parquet": pd.read_parquet,
+    ".jsonl": lambda path: pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()]),
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+}
+
+
+def make_items(
+    model_path: str,
+    gguf_file: str,
+    data: DataConfig,
+    split: str,
+    batch: int,
+    progress: bool,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+) -> list[Item]:
+    """The ``train`` or ``items`` sequences: a chat prompt of at most ``data.prompt`` tokens and an answer, ``data.length`` at most in all.
+
+    Tasks take turns, as equally often as can be; a task's prompts come in an order drawn from ``data.seed``. A prompt's text decides its
+    split by hash, so the two never share one. Answers are the teacher's traces, or, with ``data.answer``, those of that column and the end
+    token. Raises ValueError, one line, where the data cannot be read or do not suffice.
+    """
+    frame = read_prompts(data)
+    tasks = list(data.tasks) or sorted(frame["task"].unique())
+    count = data.items if split == "items" else data.train
+    wanted = shares(tasks, count, data.prompt, data.length, split)
+    order = np.random.default_rng([data.seed, 5]).permutation(len(frame))
+    texts = {task: [(i, frame["prompt"][i]) for i in order[(frame["task"] == task).to_numpy()[order]].tolist()] for task in tasks}
+    if absent := [task for task in tasks if not texts[task]]:
+        known = ", ".join(sorted(frame["task"].unique())[:10])
+        raise ValueError(f"data.tasks has {absent[0]!r}, which no prompt of {data.path} is of: choose from {known}")
+    tokenizer = load_tokenizer(model_path, gguf_file)
+    streams = {task: prompts(task, texts[task], data.prompt, split, tokenizer) for task in tasks}
+    if data.answer:
+        taken = {
+            task: [with_answer(task, *next(streams[task]), frame["answer"], tokenizer, data.length) for _ in range(wanted[task])]
+            for task in tasks
+        }
+        return in_turn(taken)
+    model = hugging_face_model(model_path, gguf_file, dtype).to(device)
+    return answered(model, tokenizer.eos_token_id, streams, wanted, data.length, data.seed, split, batch, progress)
+
+
+def with_answer(task: str, row: int, prompt: list[int], answers: pd.Series, tokenizer: "PreTrainedTokenizerBase", length: int) -> Item:
+    """A prompt with the answer of its row and the end token, cut at ``length`` tokens."""
+    answer = tokenizer(answers[row], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return Item(f"{task}-{row:05d}", task, torch.tensor((prompt + answer)[:length]), len(prompt))
+
+
+def read_prompts(data: DataConfig) -> pd.DataFrame:
+    """Columns prompt, task and, with ``data.answer``, answer; rows without a prompt or an answer are left out. Raises ValueError."""
+    table = read_table(data)
+    columns = {"prompt": data.column, "task": data.task, "answer": data.answer}
+    for option, column in columns.items():
+        if column and column not in table:
+            name = "column" if option == "prompt" else option
+            raise ValueError(f"data.{name} is {column!r}, no column of {data.path}: choose from {', '.join(map(str, table.columns))}")
+    frame = pd.DataFrame({option: table[column] for option, column in columns.items() if column})
+    frame = frame[frame.notna().all(axis=1)]
+    for option in frame:
+        if (foreign := frame[option].map(lambda value: not isinstance(value, str | int | float))).any():
+            kind = type(frame[option][foreign].iloc[0]).__name__
+            raise ValueError(f"column {columns[option]!r} of {data.path} holds a {kind} where text is needed: choose another column")
+    frame = frame.astype(str)
+    frame = frame[(frame.drop(columns="task", errors="ignore").apply(lambda column: column.str.strip()) != "").all(axis=1)]
+    return (frame if data.task else frame.assign(task=Path(data.path).stem)).reset_index(drop=True)
+
+
+def read_table(data: DataConfig) -> pd.DataFrame:
+    """The file or data set as it is. Raises ValueError, one line, where it is missing, unreadable or of an unknown type."""
+    path = Path(data.path)
+    if path.suffix in READERS:
+        if not path.is_file():
+            raise ValueError(f"no file {path}: set data.path to a {', '.join(READERS)} file or the name of a Hugging Face data set")
+        try:
+            return READERS[path.suffix](path)
+        except Exception as error:  # pyarrow, pandas and json each have their own
+            raise ValueError(f"{path} is not a readable {path.suffix} file ({first_line(error)}): make it anew") from None
+    if path.exists():
+        raise ValueError(f"data.path is {data.path!r}, of a type that is not known: give a file of type {', '.join(READERS)}")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(f"{data.path} is no local file, and Hugging Face data sets need a package: pip install datasets") from None
+    try:
+        return load_dataset(data.path, data.subset or None, split=data.part).to_pandas()
+    except Exception as error:  # of datasets, the hub and several HTTP libraries
+        raise ValueError(f"data.path={data.path!r} is no local file, and the hub's data set of that name can't be loaded "
+                         f"({first_line(error)}): check data.path, data.subset and data.part, or give a file") from None  # fmt: skip
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

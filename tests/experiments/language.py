@@ -1,0 +1,46 @@
+"""A random language model with a tokenizer of characters and a chat template, for tests."""
+
+import string
+from pathlib import Path
+
+import torch
+
+SYMBOLS = ["<unk>", "<user>", "<end>", *string.printable]
+END = SYMBOLS.index("<end>")
+
+
+def small_model(sharpness=1.0):
+    """A random Llama; a large ``sharpness`` makes its sampling pick the most likely token almost surely."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(SYMBOLS),
+        max_position_embeddings=256,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    for p in model.parameters():
+        if p.dim() == 2:
+            torch.nn.init.normal_(p, 0.0, 0.3)
+    model.lm_head.weight.data.mul_(sharpness)
+    return model
+
+
+def write_folder(path: Path) -> str:
+    """A teacher's folder as Hugging Face writes it."""
+    import transformers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    small_model().save_pretrained(path)
+    characters = Tokenizer(models.WordLevel({s: i for i, s in enumerate(SYMBOLS)}, unk_token="<unk>"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    characters.add_special_tokens(SYMBOLS[1:3])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=characters, unk_token="<unk>", eos_token="<end>", chat_template="<user>{{ messages[0]['content'] }}<end>"
+    ).save_pretrained(path)
+    return str(path)

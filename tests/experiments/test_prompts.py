@@ -1,0 +1,145 @@
+import sys
+import types
+
+import pandas as pd
+import pytest
+import torch
+from language import END, SYMBOLS, write_folder
+from test_config import config
+
+from experiments.config import DataConfig, data_dir, run_id, sha256_of
+from experiments.prompts import make_items, read_prompts
+from experiments.traces import split_of
+
+pytest.importorskip("transformers", reason="needs pip install .[llm]")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("teacher"))
+
+
+def frame(n=80):
+    """Every prompt twice: the second must not be taken."""
+    rows = [{"question": f"What is {i}?", "answer": f"It is {i}, of course.", "kind": ("sum", "word")[i % 2]} for i in range(n)]
+    return pd.DataFrame(rows + rows)
+
+
+def write(path, table):
+    writers = {".parquet": table.to_parquet, ".jsonl": lambda p: table.to_json(p, orient="records", lines=True)}
+    writers.get(path.suffix, lambda p: table.to_csv(p, index=False))(path)
+    return str(path)
+
+
+def data(path, **given):
+    return DataConfig(**{"kind": "prompts", "path": path, "column": "question", "train": 6, "items": 4, "length": 40, "prompt": 24} | given)
+
+
+def items_of(folder, options, split="items"):
+    return make_items(folder, "", options, split, 4, False, torch.float32)
+
+
+def text(tokens):
+    return "".join(SYMBOLS[t] for t in tokens)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_given_answers_of_every_file_type(folder, tmp_path, suffix):
+    options = data(write(tmp_path / f"questions{suffix}", frame()), answer="answer", task="kind")
+    both = {split: items_of(folder, options, split) for split in ("train", "items")}
+    assert [i.task for i in both["train"]] == ["sum", "word"] * 3 and len(both["items"]) == 4
+    questions = {split: [text(i.tokens[1 : i.prompt - 1]) for i in found] for split, found in both.items()}
+    assert not set(questions["train"]) & set(questions["items"])
+    for split, found in both.items():
+        assert len(set(questions[split])) == len(found)
+        for item, question in zip(found, questions[split], strict=True):
+            assert split_of(question) == split
+            number = question.removeprefix("What is ").removesuffix("?")
+            answer = f"It is {number}, of course.<end>"
+            assert answer.startswith(text(item.tokens[item.prompt :])) and len(item.tokens) <= 40
+            assert text(item.tokens[item.prompt :]) == answer or len(item.tokens) == 40
+
+
+def test_the_teacher_answers_where_no_answers_are_given(folder, tmp_path):
+    options = data(write(tmp_path / "questions.csv", frame()))
+    found, again = items_of(folder, options), items_of(folder, options)
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, again, strict=True))
+    assert {i.task for i in found} == {"questions"}
+    assert all(i.tokens[-1] == END or len(i.tokens) == options.length for i in found)
+    other = items_of(folder, data(options.path, seed=1))
+    assert [i.name for i in other] != [i.name for i in found]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"column": "prompt"}, "data.column is 'prompt', no column of"),
+        ({"answer": "reply"}, "choose from question, answer, kind"),
+        ({"path": "nowhere.jsonl"}, "no file nowhere.jsonl"),
+        ({"train": 5000}, "lower data.train"),
+        ({"task": "kind", "tasks": ["sums"]}, "'sums', which no prompt of"),
+        ({"prompt": 5}, "raise data.prompt"),
+    ],
+)
+def test_bad_requests_are_one_line(folder, tmp_path, given, words):
+    options = data(**({"path": write(tmp_path / "questions.csv", frame())} | given))
+    with pytest.raises(ValueError) as caught:
+        items_of(folder, options, "train")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "words"), [("notes.txt", "of a type that is not known"), ("broken.parquet", "not a readable .parquet")])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, words):
+    (tmp_path / name).write_text("What is 1?\n")
+    with pytest.raises(ValueError, match=words) as caught:
+        read_prompts(data(str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_lists_are_refused_and_empty_rows_left_out(tmp_path):
+    table = frame(4).assign(messages=[[{"role": "user"}]] * 8)
+    path = write(tmp_path / "questions.jsonl", table)
+    with pytest.raises(ValueError, match="'messages' of .* holds a list"):
+        read_prompts(data(path, column="messages"))
+    table.loc[0, "question"], table.loc[1, "question"] = " ", None
+    assert len(read_prompts(data(write(tmp_path / "holes.jsonl", table)))) == 6
+
+
+def test_hugging_face_data_sets(folder, monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset, split):
+        asked.append((name, subset, split))
+        if name == "someone/absent":
+            raise FileNotFoundError("Couldn't find it\non the hub")
+        return types.SimpleNamespace(to_pandas=frame)
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert len(items_of(folder, data("openai/gsm8k", subset="main", part="test", answer="answer"))) == 4
+    assert asked == [("openai/gsm8k", "main", "test")]
+    with pytest.raises(ValueError, match="Couldn't find it") as caught:
+        read_prompts(data("someone/absent"))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="pip install datasets"):
+        read_prompts(data("openai/gsm8k"))
+
+
+def test_another_content_under_the_same_name_is_other_data(tmp_path):
+    path = tmp_path / "questions.csv"
+
+    def names():
+        sha256_of.cache_clear()  # a command reads the file once
+        chosen = config("data.kind=prompts", f"data.path={path}", "teacher.source=smollm2")
+        return data_dir(chosen), run_id(chosen)
+
+    path.write_text("prompt\na\n")
+    first = names()
+    assert names() == first
+    path.write_text("prompt\nb\n")
+    assert names()[0] != first[0] and names()[1] != first[1]
+
+
+def test_prompts_need_a_path():
+    with pytest.raises(ValueError, match="data.kind=prompts needs data.path"):
+        config("data.kind=prompts")
