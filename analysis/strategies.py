@@ -52,11 +52,17 @@ def grids(folders: Sequence[Path], endpoints: Endpoints) -> list[Grid]:
 
     Runs without config.yaml, and those whose samplers have no companion, are left out. ValueError where a grid is ambiguous.
     """
-    alike: dict[str, list[Path]] = {}
+    alike: list[tuple[dict[str, Any], list[Path]]] = []
     for folder in folders:
         if family(folder):
-            alike.setdefault(str(sorted(comparable(options(folder)).items())), []).append(folder)
-    found = [grid_of(runs, endpoints) for runs in alike.values() if len({family(run) for run in runs}) > 1]
+            its = comparable(options(folder))
+            group = next((g for g in alike if all(g[0][name] == its[name] for name in g[0].keys() & its.keys())), None)
+            if group is None:
+                alike.append((its, [folder]))
+            else:
+                group[0].update(its)
+                group[1].append(folder)
+    found = [grid_of(runs, endpoints) for _, runs in alike if len({family(run) for run in runs}) > 1]
     scales = [grid.scale for grid in found]
     if twice := [scale for scale in scales if scales.count(scale) > 1]:
         raise ValueError(f"scale {twice[0]} has several sets of samplers, which differ in more than sampler and seed: name the runs of one")
@@ -64,10 +70,12 @@ def grids(folders: Sequence[Path], endpoints: Endpoints) -> list[Grid]:
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What has to be equal in runs that are compared."""
-    distill = {name: value for name, value in config["distill"].items() if name not in ("sampler", "presets")}
-    given = {section: config.get(section) for section in ("scale", "model", "teacher", "data")}
-    return given | {"distill": distill, "sft": config.get("sft") if config.get("stage") == "sft" else None}
+    """What has to be equal in runs that are compared, by option. One that a config.yaml lacks did not exist yet when it was written, so it
+    is at its default and forbids nothing."""
+    its = {name: config.get(name) for name in ("scale", "model")} | {"stage": config.get("stage", "distill")}
+    for section in ("teacher", "data", "distill", *(["sft"] if its["stage"] == "sft" else [])):
+        its |= {f"{section}.{name}": value for name, value in (config.get(section) or {}).items()}
+    return {name: value for name, value in its.items() if name not in ("distill.sampler", "distill.presets")}
 
 
 def grid_of(folders: Sequence[Path], endpoints: Endpoints) -> Grid:

@@ -84,6 +84,19 @@ def test_only_runs_that_differ_in_the_sampler_are_compared(grid_folders):
         strategies.grids([folders[0], folders[4]], ENDPOINTS)
 
 
+def test_an_option_that_is_younger_than_a_run_forbids_nothing(grid_folders):
+    folders = grid_folders(seeds=(1,))
+    path = folders[1] / "config.yaml"
+    options = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(options | {"data": {"column": "prompt"}, "kernels": "auto"}))
+    (grid,) = strategies.grids(folders, ENDPOINTS)
+    assert grid.strategies == ["local", "counts", "targeted"]
+    options["model"]["window"] = 8
+    path.write_text(yaml.safe_dump(options))
+    (grid,) = strategies.grids(folders, ENDPOINTS)
+    assert grid.strategies == ["local", "targeted"]
+
+
 def test_command(grid_folders, tmp_path, monkeypatch, capsys):
     folders = grid_folders(seeds=(1, 2), effect={"local": 0.0, "hybrid": 0.0})
     monkeypatch.chdir(tmp_path)
