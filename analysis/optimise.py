@@ -73,7 +73,7 @@ def frontier(
             "rank": rows["rank"],
             "placement": names[at],
             "cost": np.round((costs[rows["entry"]] + lowest) * UNIT, 2),
-            "predicted": landscape.constant + values[rows["entry"]],
+            "predicted": landscape.link.quality(landscape.constant + values[rows["entry"]]),
         }
     )
 

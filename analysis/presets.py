@@ -194,7 +194,8 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
     ``explained``: variance over uniform placements that the kind is believed to explain (its prior, set by evidence); ``found``: that of
     the posterior mean, Σ w²; ``cosine``: w_t · w_T / (|w_t| |w_T|), whatever the sum-to-zero basis; NaN where a kind is shrunk
     to nothing (under a millionth of what is found in all). ``nugget``: variance that the expansion cannot express, of which ``item_share``
-    is noise of the finite items.
+    is noise of the finite items. All on the latent scale, bent below the best scored quality with this ``reach`` (nats per token; inf: quality
+    itself).
     """
     rows = []
     for expansion, step, tokens in zip(fitted, scores.steps, scores.tokens, strict=True):
@@ -204,7 +205,7 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
             rows.append({
                 "run": scores.run, "step": step, "tokens": tokens, "cluster": CLUSTER_NAMES[offsets], "coefficients": len(now),
                 "explained": expansion.explained[kind], "found": now @ now, "nugget": expansion.nugget, "item_share": expansion.item_share,
-                "cosine": now @ final / np.sqrt((now @ now) * (final @ final)) if there else np.nan,
+                "reach": expansion.link.reach, "cosine": now @ final / np.sqrt((now @ now) * (final @ final)) if there else np.nan,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ of cluster share one prior variance, so that the prior does not depend on which 
 All placements are scored on the same items, so the items' noise is not independent between placements: an item that likes attention in
 the first layer lifts all placements that have it. The posterior mean is linear in the data: with the quality per item every item gets its
 own landscape by one matrix product, and their spread says how far a difference between placements would be off on other items.
+All this holds on a latent scale (``analysis.link``), which is quality itself unless the evidence says that losses compound.
 Shapes: P placements, I items, L layers, M mixers, N coefficients (2,223 and the constant at L = 48, M = 4).
 """
 
@@ -20,6 +21,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
+from analysis.link import Link
 from analysis.ranks import kendall_tau_b
 
 CLUSTERS = ((0,), (0, 1), (0, 2), (0, 1, 2))
@@ -29,34 +31,38 @@ CLUSTER_NAMES = {(0,): "points", (0, 1): "pairs, lag 1", (0, 2): "pairs, lag 2",
 
 CONSTANT_VARIANCE = 100.0  # of the constant, in units of the sample variance: wide enough to be flat
 SHARE_BOUNDS = (1e-6, 1e2)  # of the variance that one kind of cluster explains, in the same units
+REACHES = (np.inf, 3.0, 1.0, 0.3)  # of the link, in standard deviations of the scored qualities: from no bend to a strong one
+STRAIGHT = np.log(10)  # how much likelier no bend is before any score is seen: by chance alone a bend is hardly ever taken
 SHARE_PRIOR = (0.1, 2.0)  # median and sd of the logarithm: weak, but few placements may not make a kind of cluster vanish for sure
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """A quality for every placement: a constant and, per layer, a table over the mixers of the two layers before and its own."""
+    """A quality for every placement: a constant and, per layer, a table over the mixers of the two layers before and its own, whose sum is
+    quality on the scale of the link."""
 
     letters: str
     constant: float
     potentials: np.ndarray  # [L, M, M, M]; the axes that would lie before the first layer are constant
+    link: Link = Link()
 
     def value(self, placements: Sequence[str]) -> np.ndarray:
         """Quality [P] in nats per token."""
         codes = encode(placements, self.letters, len(self.potentials))
         before = np.pad(codes, ((0, 0), (2, 0)))
         layers = np.arange(codes.shape[1])
-        return self.constant + self.potentials[layers, before[:, :-2], before[:, 1:-1], codes].sum(1)
+        return self.link.quality(self.constant + self.potentials[layers, before[:, :-2], before[:, 1:-1], codes].sum(1))
 
 
 @dataclass(frozen=True)
 class ClusterExpansion:
-    """Posterior of the expansion's coefficients given scored placements; made by ``fit``."""
+    """Posterior of the expansion's coefficients given scored placements; made by ``fit``. All but what the methods return is latent."""
 
     letters: str
     layers: int
     clusters: tuple[tuple[int, ...], ...]
     explained: np.ndarray
-    """[kinds] prior variance of quality that each kind of cluster explains over uniform placements, nats² per token²."""
+    """[kinds] prior variance that each kind of cluster explains over uniform placements, nats² per token²."""
     nugget: float
     """Variance of what the expansion cannot express (interactions of longer range or higher order), nats² per token²."""
     weights: np.ndarray
@@ -66,14 +72,16 @@ class ClusterExpansion:
     root: np.ndarray
     """[N, N] lower Cholesky factor of the posterior precision."""
     placements: tuple[str, ...]
-    quality: np.ndarray
+    scored: np.ndarray
+    """[P] their qualities on the latent scale."""
     noise: np.ndarray
     items: np.ndarray | None = None
-    """[P, I] quality per item, less what the item adds to all placements alike; None where only means are known."""
+    """[P, I] the same per item, less what the item adds to all placements alike; None where only means are known."""
     item_weights: np.ndarray | None = None
     """[N, I] the posterior mean that each item alone would give."""
     item_share: float = 0.0
     """Share of the nugget that is noise of the items: other items would have other remainders."""
+    link: Link = Link()
 
     @cached_property
     def landscape(self) -> Landscape:
@@ -86,9 +94,13 @@ class ClusterExpansion:
         return float(student.ppf(0.975, self.items.shape[1] - 1)) if self.items is not None else 1.96
 
     def predict(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [P] and standard deviation [P] of the quality, on the items of the scores, of placements that were not scored."""
+        """Mean [P] and standard deviation [P] of the quality, on the items of the scores, of placements that were not scored.
+
+        Where the link is bent the mean is that of the latent scale carried over (the median of quality), and the sd is of first order.
+        """
         features = design(placements, self.letters, self.layers, self.clusters)
-        return features @ self.weights, np.sqrt(self._variance(features) + self.nugget)
+        latent = features @ self.weights
+        return self.link.quality(latent), self.link.slope(latent) * np.sqrt(self._variance(features) + self.nugget)
 
     def estimate(self, placements: Sequence[str], against: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean [P] and sd [P] of the quality on *any* items, of scored and other placements, or of its difference to ``against``.
@@ -98,18 +110,19 @@ class ClusterExpansion:
         remainder, plus s of the noise; and the items drawn, from the spread of the same estimate over items. What an item adds
         to all placements alike is left out. Without items the first two.
         """
+        names = [*placements] if against is None else [against, *placements]
+        weights, own, offset, by_item = self._weighing(names)
+        latent = weights @ self.weights + offset
+        mean, slope = self.link.quality(latent), self.link.slope(latent)
+        weights, own, by_item = slope[:, None] * weights, slope**2 * own, slope[:, None] * by_item  # errors are carried over to first order
         if against is not None:
-            names = [against, *placements]
-            weights, own, offset, by_item = self._weighing(names)
             same = np.array([name == against for name in placements])
-            weights, offset, by_item = weights[1:] - weights[0], offset[1:] - offset[0], by_item[1:] - by_item[0]
+            mean, weights, by_item = (values[1:] - values[0] for values in (mean, weights, by_item))
             own = np.where(same, 0.0, own[1:] + own[0])
-        else:
-            weights, own, offset, by_item = self._weighing(placements)
         variance = self._variance(weights) + own
         if self.items is not None:
             variance = variance + (weights @ self.item_weights + by_item).var(axis=1, ddof=1) / by_item.shape[1]
-        return weights @ self.weights + offset, np.sqrt(variance)
+        return mean, np.sqrt(variance)
 
     def draw(self, rng: np.random.Generator, n: int, other_items: bool = False) -> list[Landscape]:
         """``n`` draws from the posterior of the expansion (the nugget left out: it has no structure to optimise).
@@ -132,7 +145,7 @@ class ClusterExpansion:
         share = np.where(rows >= 0, own / (self.nugget + self.noise[rows]), 0.0)
         features = (1 - share)[:, None] * design(placements, self.letters, self.layers, self.clusters)
         items = self.items[rows] if self.items is not None else np.empty((len(rows), 0))
-        return features, (1 - share) ** 2 * own + share**2 * self.noise[rows], share * self.quality[rows], share[:, None] * items
+        return features, (1 - share) ** 2 * own + share**2 * self.noise[rows], share * self.scored[rows], share[:, None] * items
 
     def _variance(self, features: np.ndarray) -> np.ndarray:
         return np.sum(solve_triangular(self.root, features.T, lower=True) ** 2, axis=0)
@@ -149,7 +162,7 @@ class ClusterExpansion:
                 table = np.tensordot(table, basis, axes=(1, 1))
             shape = [size if offset in offsets else 1 for offset in range(span - 2, span + 1)]
             potentials[span:] += table.reshape(self.layers - span, *shape)
-        return Landscape(self.letters, float(weights[0]), potentials)
+        return Landscape(self.letters, float(weights[0]), potentials, self.link)
 
 
 def fit(
@@ -165,7 +178,8 @@ def fit(
     quality [P] in nats per token; variance [P] (or one number) of the noise that each has for itself, in nats² per token². ``letters`` are
     the mixers that exist (default: those seen). With ``items`` [P, I], the quality per item whose mean is ``quality``, ``variance`` is what
     noise there is beyond the items', usually 0. The variance of each kind of cluster and of the nugget maximise the evidence (MacKay 1992)
-    times a weak prior, in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise.
+    times a weak prior, in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise. So does the
+    link, bent only where that makes the scores ten times likelier.
     Raises ValueError for unequal lengths, values that are not finite, duplicates, too few placements, a mixer never seen at a layer.
     """
     placements, quality = list(placements), np.asarray(quality, float)
@@ -235,12 +249,18 @@ def _posterior(
     placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...],
     items: np.ndarray | None = None,
 ) -> ClusterExpansion:  # fmt: skip
-    layers, mean, scale = len(placements[0]), quality.mean(), quality.std() or 1.0
-    y, v = (quality - mean) / scale, noise / scale**2
+    layers = len(placements[0])
     features = design(placements, letters, layers, clusters)
     widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in clusters]
     groups = np.repeat(np.arange(-1, len(clusters)), [1, *widths])
-    shares = _maximise_evidence(features, y, v, groups, len(clusters))  # [kinds + 1], the nugget last
+    link, shares = _link(features, quality, noise, groups, len(clusters))
+    if items is not None:  # what an item adds to all placements alike goes before the bend, which would give it to some more than to others
+        items = items - items.mean(axis=0) + quality.mean()
+    scored = link.latent(quality)
+    slope = link.slope(scored)
+    noise = noise / slope**2
+    mean, scale = scored.mean(), scored.std() or 1.0
+    y, v = (scored - mean) / scale, noise / scale**2
     prior = np.concatenate([[CONSTANT_VARIANCE], shares[:-1] / np.maximum(widths, 1)])[groups + 1]
     weight = 1 / (v + shares[-1])
     precision = (features.T * weight) @ features
@@ -256,7 +276,7 @@ def _posterior(
     weights[0] += mean
     by_item = {}
     if items is not None:
-        centred = items - items.mean(axis=0) + mean
+        centred = scored[:, None] + (items - quality[:, None]) / slope[:, None]
         item_weights = solve(centred - mean)
         item_weights[0] += mean
         leverage = weight * np.sum(solve_triangular(root, features.T, lower=True) ** 2, axis=0)
@@ -266,12 +286,32 @@ def _posterior(
         by_item = {"items": centred, "item_weights": item_weights, "item_share": float(share)}
     return ClusterExpansion(
         letters, layers, tuple(clusters), shares[:-1] * scale**2, float(shares[-1]) * scale**2,
-        weights, groups, root / scale, tuple(placements), quality, noise, **by_item,
+        weights, groups, root / scale, tuple(placements), scored, noise, link=link, **by_item,
     )  # fmt: skip
 
 
-def _maximise_evidence(features: np.ndarray, y: np.ndarray, v: np.ndarray, groups: np.ndarray, kinds: int) -> np.ndarray:
-    """Explained variance of each kind, then the nugget [kinds + 1]: L-BFGS on their logarithms with exact gradients.
+def _link(features: np.ndarray, quality: np.ndarray, noise: np.ndarray, groups: np.ndarray, kinds: int) -> tuple[Link, np.ndarray]:
+    """The link under which the scored qualities are likeliest, and its shares: from none over stronger and stronger bends while that helps.
+
+    A density of z is one of quality when multiplied with |dz/dq| (Box & Cox 1964, equation 3).
+    """
+    best: tuple[float, Link, np.ndarray] | None = None
+    for reach in REACHES:
+        link = Link(float(quality.max()), reach * (quality.std() or 1.0))
+        scored = link.latent(quality)
+        slope, scale = link.slope(scored), scored.std() or 1.0
+        shares, unlikely = _maximise_evidence(features, (scored - scored.mean()) / scale, noise / (slope * scale) ** 2, groups, kinds)
+        unlikely += len(quality) * np.log(scale) + np.log(slope).sum() - (STRAIGHT if np.isinf(reach) else 0)
+        if best is not None and unlikely >= best[0]:
+            break
+        best = unlikely, link, shares
+    return best[1:]
+
+
+def _maximise_evidence(
+    features: np.ndarray, y: np.ndarray, v: np.ndarray, groups: np.ndarray, kinds: int
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Explained variance of each kind, then the nugget [kinds + 1], and what is minimised: L-BFGS on logarithms with exact gradients.
 
     Evidence times SHARE_PRIOR: the evidence of some 64 placements alone puts variances at zero that are not, and intervals get too narrow.
     """
@@ -296,7 +336,7 @@ def _maximise_evidence(features: np.ndarray, y: np.ndarray, v: np.ndarray, group
     start = np.log([0.5 / kinds] * kinds + [0.5])
     bounds = [tuple(np.log(SHARE_BOUNDS))] * (kinds + 1)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60, "ftol": 1e-7})
-    return np.exp(found.x)
+    return np.exp(found.x), float(found.fun)
 
 
 def _evidence_dual(shares: np.ndarray, kernels: list[np.ndarray], y: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:

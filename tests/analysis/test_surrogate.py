@@ -6,6 +6,8 @@ from scipy.optimize import check_grad
 from scipy.stats import multivariate_normal
 
 from analysis import surrogate
+from analysis.cost import placement_costs
+from analysis.optimise import frontier
 from analysis.surrogate import CLUSTERS, cross_validate, design, evaluate, fit, judge, sum_to_zero
 from supernet.placement import exhaustive, sample_local
 
@@ -224,6 +226,68 @@ def test_intervals_hold_for_held_out_placements():
             mean, sd = fit(scored, quality[order[:count]], 0.0, "FSKG").predict(rest)
             inside.append(np.mean(np.abs(quality[order[count:]] - mean) < 1.96 * sd))
         assert 0.9 < np.mean(inside) < 0.98
+
+
+def compounding(seed, count, layers=8, items=0):
+    """Placements, their qualities (per item, where asked for) and every placement's: a layer multiplies what the others have lost."""
+    rng = np.random.default_rng(seed)
+    placements, exponent = world(layers, rng, count, sd=(0.7, 0.2, 0.1, 0.1))
+
+    def truth(names):
+        return -np.exp(exponent(names) - 2)
+
+    if not items:
+        return placements, truth(placements), truth
+    levels, own = rng.normal(size=items), 0.1 * rng.normal(size=(count, items))
+    return placements, truth(placements)[:, None] * (1 + own) + levels, truth
+
+
+def test_losses_that_compound_are_found_and_others_are_not_bent():
+    errors = {}
+    for seed in range(4):
+        placements, quality, truth = compounding(seed, 80)
+        test = [str(sample_local(8, np.random.default_rng(seed + 50 + i))) for i in range(200)]
+        for reaches in (surrogate.REACHES, surrogate.REACHES[:1]):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(surrogate, "REACHES", reaches)
+                expansion = fit(placements, quality, 0.0)
+            mean, sd = expansion.predict(test)
+            errors.setdefault(len(reaches), []).append(np.mean((mean - truth(test)) ** 2) / truth(test).var())
+            if len(reaches) > 1:
+                assert np.isfinite(expansion.link.reach)
+                assert 0.85 < np.mean(np.abs(truth(test) - mean) < 1.96 * sd)
+        placements, straight = world(8, np.random.default_rng(seed), 80)
+        assert np.isinf(fit(placements, straight(placements), 0.0).link.reach)
+    assert np.mean(errors[len(surrogate.REACHES)]) < 0.7 * np.mean(errors[1])
+
+
+def test_a_bent_landscape_is_optimised_and_drawn_as_it_is_predicted():
+    placements, quality, _ = compounding(0, 80, layers=5)
+    expansion = fit(placements, quality, 0.0)
+    assert np.isfinite(expansion.link.reach)
+    everything = [str(p) for p in exhaustive(5)]
+    cost, (mean, sd) = placement_costs(everything), expansion.predict(everything)
+    for row in frontier(expansion).itertuples():
+        assert row.predicted == pytest.approx(mean[cost <= row.budget + 1e-9].max())
+    draws = np.array([d.value(everything) for d in expansion.draw(np.random.default_rng(0), 2000)])
+    assert np.allclose(np.median(draws, axis=0), mean, atol=0.2 * sd.max())
+    assert expansion.link.latent(expansion.link.quality(np.array([-3.0, 0.1]))) == pytest.approx([-3.0, 0.1])
+
+
+def test_differences_in_a_bent_world():
+    """An item's level does not count though the scale is bent, and intervals hold the truth."""
+    inside = []
+    for seed in range(8):
+        placements, quality, truth = compounding(seed, 120, items=30)
+        expansion = fit(placements, quality.mean(1), 0.0, items=quality)
+        assert np.isfinite(expansion.link.reach)
+        names = [str(sample_local(8, np.random.default_rng(seed + 100 + i))) for i in range(60)]
+        mean, sd = expansion.estimate(names, against=placements[0])
+        inside.append(np.mean(np.abs(mean - (truth(names) - truth(placements[:1]))) < expansion.quantile * sd))
+        tilted = quality + 3 * np.linspace(-1, 1, 30)
+        again = fit(placements, tilted.mean(1), 0.0, items=tilted)
+        assert np.allclose(expansion.estimate(names, placements[0]), again.estimate(names, placements[0]), atol=1e-8)
+    assert np.mean(inside) > 0.85
 
 
 def test_scale_and_shift_do_not_matter():
