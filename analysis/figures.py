@@ -263,13 +263,17 @@ def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[st
 
 
 def strategy_differences(ax: Axes, quality: pd.DataFrame) -> None:
-    """Difference of final quality to the reference strategy per group, with intervals over seeds (rows of ``strategies.final_quality``)."""
+    """Difference of final quality to the reference strategy per group (rows of ``strategies.final_quality``).
+
+    Intervals are over seeds, or over items where there is one seed.
+    """
     rows = quality[quality["strategy"] != quality["against"]]
     groups, names = rows["group"].drop_duplicates().tolist(), rows["strategy"].drop_duplicates().tolist()
+    ends = ["seeds_lo", "seeds_hi"] if (rows["n_seeds"] > 1).all() else ["items_lo", "items_hi"]
     for n, name in enumerate(names, start=1):  # the first colour is the reference's, in the other figure
         of_name = rows[rows["strategy"] == name]
         y = np.array([groups.index(group) for group in of_name["group"]]) + 0.22 * (n - (len(names) + 1) / 2)
-        bars = np.abs(of_name[["seeds_lo", "seeds_hi"]].to_numpy() - of_name[["difference"]].to_numpy()).T
+        bars = np.abs(of_name[ends].to_numpy() - of_name[["difference"]].to_numpy()).T
         ax.errorbar(of_name["difference"], y, xerr=np.nan_to_num(bars), fmt=MARKERS[n], color=BAND_COLOURS[n], label=name, elinewidth=0.9)
     ax.axvline(0, color="black", linewidth=0.7)
     sizes = rows.drop_duplicates("group")["n_placements"]

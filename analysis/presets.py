@@ -65,7 +65,8 @@ def next_placements(
     """One round of active learning at the last checkpoint.
 
     What to score next (placement, source), what that may gain and so whether to stop instead, and the surrogate's R² and τ on ``test``
-    (None where fewer than 3 of them are scored). ``test`` placements are neither learned from nor proposed.
+    (None where fewer than 3 of them are scored). ``test`` placements are neither learned from nor proposed. First of all come the presets
+    as they would be chosen now: the best of very many predictions is the one most overrated, and only its score puts that right.
     """
     out = np.isin(scores.placements, list(test))
     learned, unknown = _part(scores, ~out), _part(scores, out)
@@ -76,7 +77,11 @@ def next_placements(
         truth, predicted = unknown.quality[-1].mean(axis=1), expansion.landscape.value(unknown.placements)
         whole = judge(truth, predicted, unknown.cost, cost_bands(unknown.cost)[:1]).iloc[0]
         judged = {name: float(whole[name]) if np.isfinite(whole[name]) else None for name in judged}
-    return propose(expansion, n, rng, [*scores.placements, *test], coefficients), gain, judged
+    taken = {*scores.placements, *test}
+    chosen = choose(expansion, _budgets(expansion, coefficients), coefficients)["placement"]
+    now = [placement for placement in dict.fromkeys(chosen) if placement not in taken][:n]
+    rows = propose(expansion, n - len(now), rng, [*taken, *now], coefficients)
+    return pd.concat([pd.DataFrame({"placement": now, "source": "frontier"}), rows], ignore_index=True), gain, judged
 
 
 def _part(scores: Scores, chosen: np.ndarray) -> Scores:
@@ -194,8 +199,7 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
     ``explained``: variance over uniform placements that the kind is believed to explain (its prior, set by evidence); ``found``: that of
     the posterior mean, Σ w²; ``cosine``: w_t · w_T / (|w_t| |w_T|), whatever the sum-to-zero basis; NaN where a kind is shrunk
     to nothing (under a millionth of what is found in all). ``nugget``: variance that the expansion cannot express, of which ``item_share``
-    is noise of the finite items. All on the latent scale, bent below the best scored quality with this ``reach`` (nats per token; inf: quality
-    itself).
+    is noise of the finite items. All on the latent scale: ``reach`` says how it is bent, nats per token (inf: it is quality itself).
     """
     rows = []
     for expansion, step, tokens in zip(fitted, scores.steps, scores.tokens, strict=True):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.compare import family, options
+from analysis.fresh import load_fresh
 from analysis.report import ENDPOINTS, _bullets, _markdown, find_runs, write_csv, write_text
 from analysis.stability import Endpoints, load_endpoints, stability_table, time_to_stability
 from analysis.table import Scores, load_placements, load_scores
@@ -28,7 +29,14 @@ UNIFORM = ("exhaustive", "local", "band")
 """Sources of placements that are uniform within a cost band."""
 
 NAMES = {"F": "all-FA", "S": "all-SWA", "K": "all-KDA", "G": "all-GDN"}
-EVERY, PRESETS = "all uniform", "presets"
+EVERY, PRESETS, FRESH = "all uniform", "presets", "presets, fresh items"
+
+PLACES = {
+    EVERY: "Over uniformly drawn placements",
+    PRESETS: "On the presets that targeted training cycles over",
+    FRESH: "On these presets and on items that chose none of them",
+}
+"""The groups that the text speaks of."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Grid:
     strategies: list[str]  # the reference first
     seeds: list[int]
     groups: dict[str, np.ndarray]  # indices of placements
+    fresh: dict[str, np.ndarray]  # [seeds, presets, fresh items] by strategy: quality at T; the reference's among them, or empty
 
     @property
     def any(self) -> Scores:
@@ -98,8 +107,20 @@ def grid_of(folders: Sequence[Path], endpoints: Endpoints) -> Grid:
     if not placements or len(items) < 2:
         raise ValueError(f"the runs of {some.scale} share {len(placements)} placements and {len(items)} items: sweep the same with each")
     runs = {key: restricted(scores, placements, items) for key, scores in whole.items()}
-    presets = [p for key in by for p in options(by[key])["distill"].get("presets") or []]
-    return Grid(some.scale, runs, by, names, seeds, groups_of(next(iter(runs.values())), by.values(), presets, endpoints))
+    presets = sorted({p for key in by for p in options(by[key])["distill"].get("presets") or [] if len(set(p)) > 1})
+    fresh = on_fresh({key: load_fresh(folder, whole[key]) for key, folder in by.items()}, names, seeds, presets)
+    return Grid(some.scale, runs, by, names, seeds, groups_of(next(iter(runs.values())), by.values(), presets, endpoints), fresh)
+
+
+def on_fresh(tables: dict[tuple[str, int], pd.DataFrame], names: list[str], seeds: list[int], presets: list[str]) -> dict[str, np.ndarray]:
+    """The presets on items that chose none of them, of every strategy all of whose runs scored them (``sweep placements=winners``)."""
+    whole = [name for name in names if all(set(presets) <= set(tables[name, seed].index) for seed in seeds)]
+    if not presets or names[0] not in whole or len(whole) < 2:
+        return {}
+    items = sorted(set.intersection(*(set(tables[name, seed].columns) for name in whole for seed in seeds)))
+    if len(items) < 2:
+        return {}
+    return {name: np.stack([tables[name, seed].loc[presets, items].to_numpy() for seed in seeds]) for name in whole}
 
 
 def restricted(scores: Scores, placements: list[str], items: list[str]) -> Scores:
@@ -127,7 +148,7 @@ def groups_of(scores: Scores, folders: Sequence[Path], presets: list[str], endpo
     groups = {EVERY: drawn}
     for lo, hi in zip(edges, edges[1:], strict=False):
         groups[f"cost {lo:.3g}–{hi:.3g}"] = drawn & (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))
-    groups[PRESETS] = np.array([p in presets and len(set(p)) > 1 for p in names])
+    groups[PRESETS] = np.array([p in presets for p in names])
     groups |= {name: np.array([p == letter * layers for p in names]) for letter, name in NAMES.items()}
     return {name: np.flatnonzero(member) for name, member in groups.items() if member.any()}
 
@@ -144,16 +165,17 @@ def final_quality(grid: Grid, level: float) -> pd.DataFrame:
     items (items_lo, items_hi; of the mean over seeds) and over training seeds (seeds_lo, seeds_hi; NaN for one seed).
     """
     final = {s: np.stack([grid.runs[s, seed].quality[-1] for seed in grid.seeds]) for s in grid.strategies}  # [seeds, P, I]
+    groups = {group: {s: final[s][:, members] for s in grid.strategies} for group, members in grid.groups.items()}
     rows = []
-    for group, members in grid.groups.items():
-        for strategy in grid.strategies:
-            mean = final[strategy][:, members].mean(axis=1)  # [seeds, I]
+    for group, its in (groups | ({FRESH: grid.fresh} if grid.fresh else {})).items():
+        for strategy, scored in its.items():
+            mean = scored.mean(axis=1)  # [seeds, I]
             quality, lo, hi = interval(mean.mean(axis=1), level)
-            difference = mean - final[grid.strategies[0]][:, members].mean(axis=1)
+            difference = mean - its[grid.strategies[0]].mean(axis=1)
             value, seeds_lo, seeds_hi = interval(difference.mean(axis=1), level)
             _, items_lo, items_hi = interval(difference.mean(axis=0), level)
             rows.append({
-                "scale": grid.scale, "group": group, "strategy": strategy, "n_placements": len(members), "n_items": mean.shape[1],
+                "scale": grid.scale, "group": group, "strategy": strategy, "n_placements": scored.shape[1], "n_items": mean.shape[1],
                 "n_seeds": len(grid.seeds), "quality": quality, "quality_lo": lo, "quality_hi": hi, "against": grid.strategies[0],
                 "difference": value, "items_lo": items_lo, "items_hi": items_hi, "seeds_lo": seeds_lo, "seeds_hi": seeds_hi,
                 "verdict": verdict(items_lo, items_hi, seeds_lo, seeds_hi) if strategy != grid.strategies[0] else "", "level": level,
@@ -204,13 +226,12 @@ def paragraph(quality: pd.DataFrame) -> list[str]:
     reference = quality["against"].iloc[0]
     others = [s for s in quality["strategy"].unique() if s != reference]
     said = []
-    for group in (EVERY, PRESETS):
+    for group, where in PLACES.items():
         rows = quality[quality["group"] == group]
         if rows.empty:
             continue
         order = " > ".join(f"{row.strategy} ({row.quality:.3f})" for row in rows.sort_values("quality", ascending=False).itertuples())
         compared = "; ".join(sentence(row) for _, row in rows[rows["strategy"] != reference].iterrows())
-        where = "Over uniformly drawn placements" if group == EVERY else "On the presets that targeted training cycles over"
         said.append(f"{where} ({rows['n_placements'].iloc[0]}), best first: {order} nats/token. Against {reference}: {compared}.")
     rows = quality[quality["group"] == EVERY].set_index("strategy")
     claimed = [s for s in others if s.partition("-")[0] in ("targeted", "hybrid")]
@@ -223,7 +244,8 @@ def paragraph(quality: pd.DataFrame) -> list[str]:
         answer = f"**is not seen here**: {', '.join(s for s, v in verdicts.items() if v == 'better')} trained better placements"
     else:
         answer = f"**stays open here**: {', '.join(s for s, v in verdicts.items() if v == 'undecided')} could not be told from {reference}"
-    same = quality[quality["strategy"].isin(claimed) & (quality["group"] == PRESETS)].set_index("strategy")["verdict"]
+    group = FRESH if (quality["group"] == FRESH).any() else PRESETS
+    same = quality[quality["strategy"].isin(claimed) & (quality["group"] == group)].set_index("strategy")["verdict"]
     narrow = f" On the presets themselves they are: {', '.join(f'{s} {v}' for s, v in same.items())}." if len(same) else ""
     said.append(f"The paper's order at 0.5B in the first stage, stochastic ({reference}) before targeted and hybrid, {answer}, over "
                 f"uniformly drawn placements.{narrow}")  # fmt: skip
@@ -242,7 +264,7 @@ def write(grid: Grid, endpoints: Endpoints, out: Path) -> list[str]:
     quality, stability = final_quality(grid, endpoints.level), stability_by_strategy(grid, endpoints)
     write_csv(quality, out / "tables" / "strategies.csv")
     write_csv(stability, out / "tables" / "stability.csv")
-    rows = len(grid.groups)
+    rows = quality["group"].nunique()
     with figures.figure(height=0.7 + 0.27 * rows) as (fig, (ax,)):
         figures.strategy_differences(ax, quality)
         figures.save(fig, out / "figures" / "strategies")
@@ -261,7 +283,7 @@ def write(grid: Grid, endpoints: Endpoints, out: Path) -> list[str]:
         "## Final quality per group of placements",
         _markdown(quality.drop(columns=["scale", "against", "level"])),
         "![strategies](figures/strategies.png)\n\nDifference of final quality to " + grid.strategies[0] + " per group of placements "
-        f"(number of placements); bars: {endpoints.level:.0%} t intervals over training seeds.",
+        f"(number of placements); bars: {endpoints.level:.0%} t intervals over {'training seeds' if len(grid.seeds) > 1 else 'items'}.",
         "## Stability at the last checkpoint before the end",
         _markdown(stability.drop(columns=["scale"])),
         "![strategies_stability](figures/strategies_stability.png)\n\nτ/ceiling at the last checkpoint before the end per cost band; bars: "

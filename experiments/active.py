@@ -16,7 +16,7 @@ from analysis.presets import next_placements, winners
 from analysis.proposed import TABLE as PROPOSED
 from analysis.proposed import with_proposed
 from analysis.table import Scores, load_placements, load_scores
-from experiments.config import Config, items_path, model_config, run_dir
+from experiments.config import Config, items_path, model_config, run_dir, stage_options
 from experiments.data import read_items
 from experiments.parts import merge, plan, score_missing, score_parts, scored_pairs, write_placements
 from experiments.placements import select, table
@@ -99,8 +99,8 @@ def describe(row: dict, test: int) -> str:
 def score_winners(config: Config) -> None:
     """Score the presets, the best of the random sample and all-FA at the last checkpoint on items that no table holds, into fresh/.
 
-    Only placements that the score tables alone chose get there, so the items stay fresh however often this is done. Without such items:
-    a line that says so after proposals, an error where winners were asked for.
+    So are the presets that the run was trained for. Only placements that the score tables or somebody else chose get there, so the items
+    stay fresh however often this is done. Without such items: a line that says so after proposals, an error where winners were asked for.
     """
     folder = run_dir(config)
     scores = load_scores(folder)
@@ -114,7 +114,8 @@ def score_winners(config: Config) -> None:
         print(f"winners: {said}")
         return
     have = scored_pairs(folder / FRESH / f"step-{step:06d}")
-    placements = sorted({*(placement for placement, _ in have), *winners(folder, scores, with_proposed(folder, scores))})
+    chosen = winners(folder, scores, with_proposed(folder, scores))
+    placements = sorted({*(placement for placement, _ in have), *chosen, *map(str, stage_options(config).presets)})
     parts = plan(config, {step: have}, placements, items)
     if parts or not settled(folder, "winners"):
         with status(folder, "winners"):

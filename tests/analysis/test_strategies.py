@@ -7,6 +7,7 @@ import yaml
 
 from analysis import compare, report, strategies
 from analysis.stability import Endpoints
+from analysis.table import load_scores
 
 ENDPOINTS = Endpoints(resamples=20, halves=2, groups=6)
 EFFECT = {"local": 0.0, "counts": 0.0, "targeted": -0.2}
@@ -70,6 +71,34 @@ def test_one_seed_decides_nothing(grid_folders):
     (grid,) = strategies.grids(grid_folders(seeds=(1,)), ENDPOINTS)
     table = strategies.final_quality(grid, 0.95)
     assert set(table["verdict"]) == {"", "undecided"} and table["seeds_lo"].isna().all()
+
+
+def test_presets_are_compared_on_fresh_items_where_these_were_scored(grid_folders):
+    """Planted: targeted is 0.1 better on its presets in the tables, and 0.05 worse on items that none of the tables holds."""
+    folders = grid_folders(seeds=(1, 2))
+    for folder in folders:
+        name, seed = folder.name.split("-s")
+        scores, options = load_scores(folder), yaml.safe_load((folders[-1] / "config.yaml").read_text())
+        rng = np.random.default_rng(int(seed))
+        fresh = [
+            {"scale": scores.scale, "run": folder.name, "seed": int(seed), "step": scores.steps[-1], "tokens": scores.tokens[-1],
+             "placement": placement, "item": f"fresh-{i}", "task": "sum", "num_tokens": 10,
+             "logp": 10 * (-1 - 0.05 * (name == "targeted") + 0.001 * rng.normal())}
+            for placement in options["distill"]["presets"] for i in range(6)
+        ]  # fmt: skip
+        part = folder / "fresh" / f"step-{scores.steps[-1]:06d}" / "part-0.parquet"
+        if name != "counts":  # was not judged there, which hides nothing of the others
+            part.parent.mkdir(parents=True)
+            pd.DataFrame(fresh).to_parquet(part)
+    (grid,) = strategies.grids(folders, ENDPOINTS)
+    table = strategies.final_quality(grid, 0.95)
+    rows = table[table["group"] == strategies.FRESH].set_index("strategy")
+    assert list(rows.index) == ["local", "targeted"] and set(rows["n_items"]) == {6} and set(rows["n_placements"]) == {3}
+    assert rows.loc["targeted", "difference"] == pytest.approx(-0.05, abs=2e-3) and rows.loc["targeted", "verdict"] == "worse"
+    assert "items that chose none of them" in " ".join(strategies.paragraph(table)) and "targeted worse" in strategies.paragraph(table)[-1]
+    (folders[0] / "fresh" / part.parent.name / "part-0.parquet").unlink()  # one seed of the reference is missing
+    (grid,) = strategies.grids(folders, ENDPOINTS)
+    assert strategies.FRESH not in set(strategies.final_quality(grid, 0.95)["group"])
 
 
 def test_only_runs_that_differ_in_the_sampler_are_compared(grid_folders):

@@ -220,7 +220,7 @@ PROPOSED = [*LARGER, "placements=proposed", "num_placements=14", "proposals=5", 
 
 @pytest.mark.slow
 def test_the_command_survives_kills_and_judges_winners_on_fresh_items(small, tmp_path):
-    small = [*small, *PROPOSED]
+    small = [*small, *PROPOSED, "distill.presets=[GKF]"]
     call("teach", small)
     call("distill", small)
     said = call("sweep", small).stdout
@@ -233,7 +233,7 @@ def test_the_command_survives_kills_and_judges_winners_on_fresh_items(small, tmp
     assert set(table(folder, "proposed")["step"]) == {8}
     fresh = table(folder, "fresh")
     assert set(fresh["step"]) == {8} and fresh["item"].nunique() == 4 and not set(fresh["item"]) & set(scores.items)
-    assert set(fresh["placement"]) == set(presets.winners(folder, scores, last)) and "FFF" in set(fresh["placement"])
+    assert set(fresh["placement"]) == {*presets.winners(folder, scores, last), "GKF"} and "FFF" in set(fresh["placement"])
     assert presets.main([str(folder)]) == 0
     named = yaml.safe_load((folder / "presets.yaml").read_text())["presets"]
     assert all(entry["measured"]["fresh_items"] and entry["measured"]["items"] == 4 for entry in named.values())
