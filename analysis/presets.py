@@ -26,7 +26,7 @@ from analysis import figures, preset_figures
 from analysis.cost import placement_costs
 from analysis.found import best_random, found
 from analysis.fresh import fresh_files, load_fresh, parts_beside
-from analysis.optimise import Constraints, Gain, at_budget, frontier, meets, predicted_gain, propose, stability
+from analysis.optimise import Constraints, Gain, at_budget, best_at, frontier, meets, predicted_gain, propose, stability
 from analysis.proposed import TABLE as PROPOSED
 from analysis.proposed import with_proposed
 from analysis.report import find_runs
@@ -37,6 +37,9 @@ from supernet.placement import COST
 OBJECTIVE = "loglik"
 SHARES = np.array([10, 13, 18, 26, 36, 48]) / 48
 """Budgets of the published presets (10, 13, 18, 26 of 48) and two above, as shares of all-FA."""
+
+DOUBT = 2.0
+"""An optimum of predictions was, at 135m, worse than predicted by about half an interval: that is where the middle of its interval belongs."""
 
 ENOUGH = 512  # scored placements from which on a test set can be spared
 TRAIN = 256  # placements the surrogate is judged with where the rest is the test set
@@ -65,8 +68,8 @@ def next_placements(
     """One round of active learning at the last checkpoint.
 
     What to score next (placement, source), what that may gain and so whether to stop instead, and the surrogate's R² and τ on ``test``
-    (None where fewer than 3 of them are scored). ``test`` placements are neither learned from nor proposed. First of all come the presets
-    as they would be chosen now: the best of very many predictions is the one most overrated, and only its score puts that right.
+    (None where fewer than 3 of them are scored). ``test`` placements are neither learned from nor proposed. First of all come the predicted
+    optima of the presets' budgets: the best of very many predictions is the one most overrated, and only its score puts that right.
     """
     out = np.isin(scores.placements, list(test))
     learned, unknown = _part(scores, ~out), _part(scores, out)
@@ -78,8 +81,8 @@ def next_placements(
         whole = judge(truth, predicted, unknown.cost, cost_bands(unknown.cost)[:1]).iloc[0]
         judged = {name: float(whole[name]) if np.isfinite(whole[name]) else None for name in judged}
     taken = {*scores.placements, *test}
-    chosen = choose(expansion, _budgets(expansion, coefficients), coefficients)["placement"]
-    now = [placement for placement in dict.fromkeys(chosen) if placement not in taken][:n]
+    optima = best_at(frontier(expansion, coefficients), _budgets(expansion, coefficients))
+    now = [placement for placement in dict.fromkeys(optima) if placement not in taken][:n]
     rows = propose(expansion, n - len(now), rng, [*taken, *now], coefficients)
     return pd.concat([pd.DataFrame({"placement": now, "source": "frontier"}), rows], ignore_index=True), gain, judged
 
@@ -97,7 +100,7 @@ def choose(
     """The preset of every budget: budget, placement, cost, predicted, sd, difference, error.
 
     Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its 95%
-    interval, so that nothing wins by optimism alone. The interval is that of the difference to the dearest mixer in all layers (all-FA),
+    interval, so that nothing wins by optimism alone; for what was not scored that interval counts ``DOUBT`` times. The interval is that of the difference to the dearest mixer in all layers (all-FA),
     the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
     a budget below the cheapest placement.
     """
@@ -107,7 +110,8 @@ def choose(
     names = list(dict.fromkeys([*known, *listed]))
     cost, (mean, sd) = placement_costs(names, coefficients), expansion.estimate(names)
     difference, error = expansion.estimate(names, against=max(expansion.letters, key=coefficients.get) * expansion.layers)
-    lower = difference - expansion.quantile * error
+    doubt = np.where(np.isin(names, known), 1.0, DOUBT)
+    lower = difference - doubt * expansion.quantile * error
     best = [int(np.argmax(np.where(cost <= budget + 1e-9, lower, -np.inf))) for budget in budgets]
     columns = ["placement", "cost", "predicted", "sd", "difference", "error"]
     chosen = pd.DataFrame(dict(zip(columns, (names, cost, mean, sd, difference, error), strict=True))).iloc[best].reset_index(drop=True)
