@@ -30,7 +30,7 @@ from analysis.optimise import Constraints, Gain, at_budget, best_at, frontier, m
 from analysis.proposed import TABLE as PROPOSED
 from analysis.proposed import with_proposed
 from analysis.report import find_runs
-from analysis.surrogate import CLUSTER_NAMES, ClusterExpansion, cost_bands, cross_validate, evaluate, fit, judge
+from analysis.surrogate import CLUSTER_NAMES, REACHES, ClusterExpansion, cost_bands, cross_validate, evaluate, fit, judge
 from analysis.table import Scores, load_scores, score_files
 from supernet.placement import COST
 
@@ -39,7 +39,7 @@ SHARES = np.array([10, 13, 18, 26, 36, 48]) / 48
 """Budgets of the published presets (10, 13, 18, 26 of 48) and two above, as shares of all-FA."""
 
 DOUBT = 2.0
-"""An optimum of predictions was, at 135m, worse than predicted by about half an interval: that is where the middle of its interval belongs."""
+"""The optima of predictions were, at 135m, worse than predicted by half the interval: its lower end was where its middle belongs."""
 
 ENOUGH = 512  # scored placements from which on a test set can be spared
 TRAIN = 256  # placements the surrogate is judged with where the rest is the test set
@@ -51,15 +51,20 @@ def default_budgets(layers: int, cheapest: float = 0.0) -> list[float]:
     return sorted(budget for budget in rounded if budget >= cheapest - 1e-9)
 
 
-def surrogate(scores: Scores, checkpoint: int = -1) -> ClusterExpansion:
+def surrogate(scores: Scores, checkpoint: int = -1, reaches: Sequence[float] = REACHES) -> ClusterExpansion:
     """The surrogate of one checkpoint. All placements are scored on the same items, whose noise is known from the scores of each."""
     quality = scores.quality[checkpoint]
-    return fit(scores.placements, quality.mean(axis=1), 0.0, items=quality)
+    return fit(scores.placements, quality.mean(axis=1), 0.0, items=quality, reaches=reaches)
 
 
 def expansions(scores: Scores, last: Scores) -> list[ClusterExpansion]:
-    """The surrogate of every checkpoint; that of the last learns from ``last``, in which there may be proposals beside the run's scores."""
-    return [*(surrogate(scores, s) for s in range(len(scores.steps) - 1)), surrogate(last)]
+    """The surrogate of every checkpoint; that of the last learns from ``last``, in which there may be proposals beside the run's scores.
+
+    All are bent as the last one is: coefficients of different checkpoints are compared.
+    """
+    final = surrogate(last)
+    reach = final.link.reach / last.quality[-1].mean(axis=1).std()
+    return [*(surrogate(scores, s, (reach,)) for s in range(len(scores.steps) - 1)), final]
 
 
 def next_placements(
@@ -100,9 +105,9 @@ def choose(
     """The preset of every budget: budget, placement, cost, predicted, sd, difference, error.
 
     Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its 95%
-    interval, so that nothing wins by optimism alone; for what was not scored that interval counts ``DOUBT`` times. The interval is that of the difference to the dearest mixer in all layers (all-FA),
-    the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
-    a budget below the cheapest placement.
+    interval, so that nothing wins by optimism alone; where a placement was not scored that interval counts ``DOUBT`` times. It is the
+    interval of the difference to the dearest mixer in all layers (all-FA), the columns difference and error: all-FA itself, once
+    measured, is only replaced by what is surely better. Raises ValueError for a budget below the cheapest placement.
     """
     table = frontier(expansion, coefficients, k, constraints)
     listed = [name for budget in budgets for name in at_budget(table, budget)["placement"]]

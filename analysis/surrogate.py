@@ -172,6 +172,7 @@ def fit(
     letters: str | None = None,
     clusters: tuple[tuple[int, ...], ...] = CLUSTERS,
     items: np.ndarray | None = None,
+    reaches: Sequence[float] = REACHES,
 ) -> ClusterExpansion:
     """Fits the expansion to scored placements.
 
@@ -179,7 +180,7 @@ def fit(
     the mixers that exist (default: those seen). With ``items`` [P, I], the quality per item whose mean is ``quality``, ``variance`` is what
     noise there is beyond the items', usually 0. The variance of each kind of cluster and of the nugget maximise the evidence (MacKay 1992)
     times a weak prior, in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise. So does the
-    link, bent only where that makes the scores ten times likelier.
+    link, among those with ``reaches``, bent only where that makes the scores ten times likelier.
     Raises ValueError for unequal lengths, values that are not finite, duplicates, too few placements, a mixer never seen at a layer.
     """
     placements, quality = list(placements), np.asarray(quality, float)
@@ -205,7 +206,7 @@ def fit(
         unseen = np.flatnonzero(~(codes == code).any(0))
         if len(unseen):
             raise ValueError(f"mixer {letter} is never seen at layer {unseen[0]}: score a placement that has it there")
-    return _posterior(placements, quality, noise, letters, clusters, items)
+    return _posterior(placements, quality, noise, letters, clusters, items, reaches)
 
 
 def alphabet(placements: Sequence[str]) -> str:
@@ -247,13 +248,13 @@ def design(placements: Sequence[str], letters: str, layers: int, clusters: tuple
 
 def _posterior(
     placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...],
-    items: np.ndarray | None = None,
+    items: np.ndarray | None = None, reaches: Sequence[float] = REACHES,
 ) -> ClusterExpansion:  # fmt: skip
     layers = len(placements[0])
     features = design(placements, letters, layers, clusters)
     widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in clusters]
     groups = np.repeat(np.arange(-1, len(clusters)), [1, *widths])
-    link, shares = _link(features, quality, noise, groups, len(clusters))
+    link, shares = _link(features, quality, noise, groups, len(clusters), reaches)
     if items is not None:  # what an item adds to all placements alike goes before the bend, which would give it to some more than to others
         items = items - items.mean(axis=0) + quality.mean()
     scored = link.latent(quality)
@@ -290,13 +291,15 @@ def _posterior(
     )  # fmt: skip
 
 
-def _link(features: np.ndarray, quality: np.ndarray, noise: np.ndarray, groups: np.ndarray, kinds: int) -> tuple[Link, np.ndarray]:
+def _link(
+    features: np.ndarray, quality: np.ndarray, noise: np.ndarray, groups: np.ndarray, kinds: int, reaches: Sequence[float]
+) -> tuple[Link, np.ndarray]:  # fmt: skip
     """The link under which the scored qualities are likeliest, and its shares: from none over stronger and stronger bends while that helps.
 
     A density of z is one of quality when multiplied with |dz/dq| (Box & Cox 1964, equation 3).
     """
     best: tuple[float, Link, np.ndarray] | None = None
-    for reach in REACHES:
+    for reach in reaches:
         link = Link(float(quality.max()), reach * (quality.std() or 1.0))
         scored = link.latent(quality)
         slope, scale = link.slope(scored), scored.std() or 1.0

@@ -9,7 +9,7 @@ import yaml
 
 from analysis import presets
 from analysis.fresh import load_fresh
-from analysis.optimise import Constraints, meets
+from analysis.optimise import Constraints, best_at, frontier, meets
 from analysis.presets import choose, default_budgets, drift, expansions, lost, next_placements, surrogate, write_presets
 from analysis.proposed import with_proposed
 from analysis.surrogate import fit
@@ -77,6 +77,21 @@ def test_nothing_wins_by_optimism_alone():
     assert careful >= 0.9 and bold <= 0.6
 
 
+def test_what_was_not_scored_needs_twice_the_lead(monkeypatch):
+    """Additive and noisy: the more its own interval counts against an unscored placement, the more often a scored one is taken."""
+    rng = np.random.default_rng(0)
+    everything = np.array([str(p) for p in exhaustive(6)])
+    truth = 0.1 * rng.normal(size=(6, 4))[np.arange(6), [["FSKG".index(c) for c in p] for p in everything]].sum(axis=1)
+    names = ["F" * 6, *rng.choice(everything[1:], 80, replace=False)]
+    index = {name: i for i, name in enumerate(everything)}
+    items = truth[[index[name] for name in names], None] + 0.15 * rng.normal(size=(81, 16))
+    expansion, scored = fit(names, items.mean(axis=1), 0.0, items=items), []
+    for doubt in (1.0, presets.DOUBT, 100.0):
+        monkeypatch.setattr(presets, "DOUBT", doubt)
+        scored.append(int(np.isin(choose(expansion, np.arange(1.0, 6.1, 0.5))["placement"], names).sum()))
+    assert scored[0] < scored[1] < scored[2] == 11
+
+
 def test_choice_under_constraints_takes_measured_ones_that_meet_them():
     everything = [str(p) for p in exhaustive(4)]
     value = np.array([Placement(p).cost() for p in everything])
@@ -128,6 +143,10 @@ def test_next_placements_leave_the_test_set_alone(some):
     test = [*scores.placements[2::5], *unscored]
     rows, gain, judged = next_placements(scores, 30, np.random.default_rng(0), test)
     assert len(rows) == 30 and not set(rows["placement"]) & {*test, *scores.placements}
+    learned = surrogate(presets._part(scores, ~np.isin(scores.placements, test)))
+    optima = dict.fromkeys(best_at(frontier(learned), default_budgets(5)))
+    new = [p for p in optima if p not in {*test, *scores.placements}]
+    assert new and list(rows["placement"][: len(new)]) == new  # the most overrated come first: their scores tell most
     assert gain.uncertainty > 0 and gain.stop == (gain.gain <= gain.uncertainty)
     assert judged["r2"] > 0.9 and judged["tau"] > 0.7
     spoilt = scores.quality.copy()

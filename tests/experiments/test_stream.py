@@ -80,6 +80,23 @@ def test_bad_input_is_one_line(folder, change, message, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_shape_of_135m(tmp_path):
+    """30 layers of true widths in bfloat16; each layer is read once; some placements share prefixes, some do not."""
+    placements = ["F" * 30, "G" * 30, "S" * 15 + "K" * 15, "SKGF" * 7 + "SK", "S" * 14 + "G" * 16]
+    options = ["scale=135m", f"supernet={tmp_path / 'net'}", f"items_file={tmp_path / 'items.parquet'}", "items=2", "data.length=40",
+               "data.prompt=16", f"placements={'+'.join(placements)}", "workers=1", "memory_gib=1"]  # fmt: skip
+    random_supernet.make(configure([*options, f"results={tmp_path}"]))
+    whole, streamed = [*options, f"results={tmp_path / 'whole'}"], [*options, f"results={tmp_path / 'streamed'}", "stream=true"]
+    sweep(configure(whole))
+    sweep(configure(streamed))
+    (a,), (b,) = (list((tmp_path / name / "135m").iterdir()) for name in ("whole", "streamed"))
+    same_rows(a, b)
+    assert set(table(a)["placement"]) == set(placements) and table(a)["logp"].nunique() == 10
+    work = json.loads((b / "manifest.json").read_text())["sweep"]
+    assert work["peak_rss_gib"] > 0 and 1e9 * work["gb_read"] == work["bytes_on_disk"] > 4e8
+
+
+@pytest.mark.slow
 def test_a_runs_own_checkpoints_streamed(small, tmp_path):
     call("teach", small)
     call("distill", small)
