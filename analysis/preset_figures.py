@@ -12,20 +12,24 @@ from analysis.figures import BAND_COLOURS, MARKERS, MIXER_COLOURS, count
 
 
 def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
-    """Predicted quality over budget by checkpoint; band: ± 1.96 sd at T. Rows of preset_drift.csv: tokens, budget, predicted, sd."""
-    tokens = sorted(drift["tokens"].unique())
-    for n, value in enumerate(tokens):
-        rows = drift[drift["tokens"] == value].sort_values("budget")
-        last = n == len(tokens) - 1
-        shade = 0.85 * (1 - n / max(len(tokens) - 1, 1))
+    """Predicted quality over budget by checkpoint, and with proposals; band: ± 1.96 sd of the last.
+
+    Rows of preset_drift.csv: tokens, learned, budget, predicted, sd.
+    """
+    keys = sorted(drift[["learned", "tokens"]].drop_duplicates().itertuples(index=False, name=None))
+    for n, (learned, tokens) in enumerate(keys):
+        rows = drift[(drift["tokens"] == tokens) & (drift["learned"] == learned)].sort_values("budget")
+        last = n == len(keys) - 1
+        shade = 0.85 * (1 - n / max(len(keys) - 1, 1))
         colour = "#0173b2" if last else (shade, shade, shade)
-        ax.step(rows["budget"], rows["predicted"], where="post", color=colour, label=count(value), zorder=3 if last else 2)
+        label = count(tokens) if learned == keys[0][0] else f"{count(tokens)}, with proposals"
+        ax.step(rows["budget"], rows["predicted"], where="post", color=colour, label=label, zorder=3 if last else 2)
         if last:
             low, high = rows["predicted"] - 1.96 * rows["sd"], rows["predicted"] + 1.96 * rows["sd"]
             ax.fill_between(rows["budget"], low, high, step="post", color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("budget (FA-layer equivalents)")
     ax.set_ylabel("estimated quality of the\nchosen placement (nats/token)")
-    _legend_below(ax, "training tokens; band: 95% at the last", 4)
+    _legend_below(ax, "training tokens; band: 95% at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
 
 
 def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certainty: np.ndarray | None = None) -> None:

@@ -38,9 +38,6 @@ OBJECTIVE = "loglik"
 SHARES = np.array([10, 13, 18, 26, 36, 48]) / 48
 """Budgets of the published presets (10, 13, 18, 26 of 48) and two above, as shares of all-FA."""
 
-DOUBT = 2.0
-"""The optima of predictions were, at 135m, worse than predicted by half the interval: its lower end was where its middle belongs."""
-
 ENOUGH = 512  # scored placements from which on a test set can be spared
 TRAIN = 256  # placements the surrogate is judged with where the rest is the test set
 
@@ -57,14 +54,17 @@ def surrogate(scores: Scores, checkpoint: int = -1, reaches: Sequence[float] = R
     return fit(scores.placements, quality.mean(axis=1), 0.0, items=quality, reaches=reaches)
 
 
-def expansions(scores: Scores, last: Scores) -> list[ClusterExpansion]:
-    """The surrogate of every checkpoint; that of the last learns from ``last``, in which there may be proposals beside the run's scores.
+def expansions(scores: Scores, last: Scores) -> list[tuple[int, ClusterExpansion]]:
+    """The surrogate of every checkpoint with its place, all learned from the run's own placements so that they differ in training alone.
 
-    All are bent as the last one is: coefficients of different checkpoints are compared.
+    Where ``last`` has proposals beside these, one more of the last checkpoint that learned from all. All are bent as their last one is:
+    their coefficients are compared.
     """
-    final = surrogate(last)
-    reach = final.link.reach / last.quality[-1].mean(axis=1).std()
-    return [*(surrogate(scores, s, (reach,)) for s in range(len(scores.steps) - 1)), final]
+    final = surrogate(scores)
+    reach = final.link.reach / scores.quality[-1].mean(axis=1).std()
+    fitted = [*(surrogate(scores, s, (reach,)) for s in range(len(scores.steps) - 1)), final]
+    more = [surrogate(last)] if len(last.placements) > len(scores.placements) else []
+    return [*enumerate(fitted), *((len(fitted) - 1, expansion) for expansion in more)]
 
 
 def next_placements(
@@ -105,9 +105,9 @@ def choose(
     """The preset of every budget: budget, placement, cost, predicted, sd, difference, error.
 
     Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its 95%
-    interval, so that nothing wins by optimism alone; where a placement was not scored that interval counts ``DOUBT`` times. It is the
-    interval of the difference to the dearest mixer in all layers (all-FA), the columns difference and error: all-FA itself, once
-    measured, is only replaced by what is surely better. Raises ValueError for a budget below the cheapest placement.
+    interval, so that nothing wins by optimism alone. The interval is that of the difference to the dearest mixer in all layers (all-FA),
+    the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
+    a budget below the cheapest placement.
     """
     table = frontier(expansion, coefficients, k, constraints)
     listed = [name for budget in budgets for name in at_budget(table, budget)["placement"]]
@@ -115,8 +115,7 @@ def choose(
     names = list(dict.fromkeys([*known, *listed]))
     cost, (mean, sd) = placement_costs(names, coefficients), expansion.estimate(names)
     difference, error = expansion.estimate(names, against=max(expansion.letters, key=coefficients.get) * expansion.layers)
-    doubt = np.where(np.isin(names, known), 1.0, DOUBT)
-    lower = difference - doubt * expansion.quantile * error
+    lower = difference - expansion.quantile * error
     best = [int(np.argmax(np.where(cost <= budget + 1e-9, lower, -np.inf))) for budget in budgets]
     columns = ["placement", "cost", "predicted", "sd", "difference", "error"]
     chosen = pd.DataFrame(dict(zip(columns, (names, cost, mean, sd, difference, error), strict=True))).iloc[best].reset_index(drop=True)
@@ -137,41 +136,45 @@ def lost(last: Scores, expansion: ClusterExpansion, final: str, early: str) -> t
 
 
 def drift(
-    scores: Scores, last: Scores, fitted: list[ClusterExpansion], budgets: Sequence[float], coefficients: Mapping[str, float] = COST
-) -> pd.DataFrame:
-    """The presets of every checkpoint against the final ones, a row per step and budget.
+    scores: Scores, last: Scores, fitted: list[tuple[int, ClusterExpansion]], budgets: Sequence[float],
+    coefficients: Mapping[str, float] = COST,
+) -> pd.DataFrame:  # fmt: skip
+    """The presets of every checkpoint against those of the last one, a row per surrogate of ``expansions`` and budget.
 
-    ``hamming``: share of layers with another mixer than in the final preset. ``lost``, ``lost_lo``, ``lost_hi``: what freezing the preset
-    of t costs at T, nats per token, with its 95% interval (over items where both were scored, ``lost_measured``; else of the prediction and
-    over items). Chosen and judged on the same items, which favours the final preset: the loss is rather over- than underestimated.
+    ``learned``: from how many placements; those of the last checkpoint that learned from proposals too are further rows. ``hamming``: share
+    of layers with another mixer. ``lost``, ``lost_lo``, ``lost_hi``: what freezing the preset of t costs at T, nats per token, with its 95%
+    interval (over items where both were scored, ``lost_measured``; else of the prediction and over items). Chosen and judged on the same
+    items, which favours the final preset: the loss is rather over- than underestimated.
     """
-    chosen = [choose(expansion, budgets, coefficients) for expansion in fitted]
-    for step, table in enumerate(chosen):
-        finals = chosen[-1]["placement"]
-        gone = [lost(last, fitted[-1], final, early) for final, early in zip(finals, table["placement"], strict=True)]
+    chosen = [choose(expansion, budgets, coefficients) for _, expansion in fitted]
+    finals, judge_of = chosen[len(scores.steps) - 1]["placement"], fitted[-1][1]
+    for table in chosen:
+        gone = [lost(last, judge_of, final, early) for final, early in zip(finals, table["placement"], strict=True)]
         table["hamming"] = [
             np.mean([a != b for a, b in zip(final, early, strict=True)]) for final, early in zip(finals, table["placement"], strict=True)
         ]
         value, error, measured = (np.array(column) for column in zip(*gone, strict=True))
-        half = fitted[-1].quantile * error
+        half = judge_of.quantile * error
         table["lost"], table["lost_lo"], table["lost_hi"] = value, value - half, value + half
         table["lost_measured"] = measured.astype(bool)
-        table.insert(0, "run", scores.run)
-        table.insert(1, "step", scores.steps[step])
-        table.insert(2, "tokens", scores.tokens[step])
-    return pd.concat(chosen, ignore_index=True)
+    return pd.concat(_of_training(scores, fitted, chosen), ignore_index=True)
 
 
 def layer_stability(
-    scores: Scores, fitted: list[ClusterExpansion], budgets: Sequence[float], rng: np.random.Generator, draws: int = 50
+    scores: Scores, fitted: list[tuple[int, ClusterExpansion]], budgets: Sequence[float], rng: np.random.Generator, draws: int = 50
 ) -> pd.DataFrame:
-    """``stability`` at every checkpoint: run, step, tokens, budget, layer, mixer, one share per mixer letter."""
-    tables = [stability(expansion, budgets, rng, draws) for expansion in fitted]
-    for table, step, tokens in zip(tables, scores.steps, scores.tokens, strict=True):
-        table.insert(0, "run", scores.run)
-        table.insert(1, "step", step)
-        table.insert(2, "tokens", tokens)
-    return pd.concat(tables, ignore_index=True)
+    """``stability`` of every surrogate: run, step, tokens, learned, budget, layer, mixer, one share per mixer letter."""
+    tables = [stability(expansion, budgets, rng, draws) for _, expansion in fitted]
+    return pd.concat(_of_training(scores, fitted, tables), ignore_index=True)
+
+
+def _of_training(scores: Scores, fitted: list[tuple[int, ClusterExpansion]], tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The tables with where in training they are and what they learned from."""
+    for table, (s, expansion) in zip(tables, fitted, strict=True):
+        columns = {"run": scores.run, "step": scores.steps[s], "tokens": scores.tokens[s], "learned": len(expansion.placements)}
+        for place, (name, value) in enumerate(columns.items()):
+            table.insert(place, name, value)
+    return tables
 
 
 def surrogate_quality(scores: Scores, rng: np.random.Generator, test: Sequence[str] = ()) -> pd.DataFrame:
@@ -202,8 +205,8 @@ def surrogate_quality(scores: Scores, rng: np.random.Generator, test: Sequence[s
     return pd.concat(tables, ignore_index=True)
 
 
-def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -> pd.DataFrame:
-    """Which interactions settle first: a row per step and kind of cluster.
+def coefficients_over_training(scores: Scores, fitted: list[tuple[int, ClusterExpansion]]) -> pd.DataFrame:
+    """Which interactions settle first: a row per step and kind of cluster, from the run's own placements.
 
     ``explained``: variance over uniform placements that the kind is believed to explain (its prior, set by evidence); ``found``: that of
     the posterior mean, Σ w²; ``cosine``: w_t · w_T / (|w_t| |w_T|), whatever the sum-to-zero basis; NaN where a kind is shrunk
@@ -211,10 +214,11 @@ def coefficients_over_training(scores: Scores, fitted: list[ClusterExpansion]) -
     is noise of the finite items. All on the latent scale: ``reach`` says how it is bent, nats per token (inf: it is quality itself).
     """
     rows = []
-    for expansion, step, tokens in zip(fitted, scores.steps, scores.tokens, strict=True):
+    own = [expansion for _, expansion in fitted[: len(scores.steps)]]
+    for expansion, step, tokens in zip(own, scores.steps, scores.tokens, strict=True):
         for kind, offsets in enumerate(expansion.clusters):
-            now, final = (e.weights[e.groups == kind] for e in (expansion, fitted[-1]))
-            there = all(w @ w > 1e-6 * (e.weights[1:] @ e.weights[1:]) for w, e in ((now, expansion), (final, fitted[-1])))
+            now, final = (e.weights[e.groups == kind] for e in (expansion, own[-1]))
+            there = all(w @ w > 1e-6 * (e.weights[1:] @ e.weights[1:]) for w, e in ((now, expansion), (final, own[-1])))
             rows.append({
                 "run": scores.run, "step": step, "tokens": tokens, "cluster": CLUSTER_NAMES[offsets], "coefficients": len(now),
                 "explained": expansion.explained[kind], "found": now @ now, "nugget": expansion.nugget, "item_share": expansion.item_share,
@@ -395,10 +399,11 @@ def write_presets(run: Path, budgets: Sequence[float] | None = None, seed: int =
     folder = run if run.is_dir() else run.parent
     last, fresh = with_proposed(folder, scores), load_fresh(folder, scores)
     fitted = expansions(scores, last)
-    budgets = list(budgets or _budgets(fitted[-1]))
-    document = {"provenance": provenance(run, scores, last), "presets": presets(last, fitted[-1], budgets, fresh=fresh)}
-    layers = fitted[-1].layers
-    lowest = layers * min(COST[mixer] for mixer in fitted[-1].letters)
+    final = fitted[-1][1]
+    budgets = list(budgets or _budgets(final))
+    document = {"provenance": provenance(run, scores, last), "presets": presets(last, final, budgets, fresh=fresh)}
+    layers = final.layers
+    lowest = layers * min(COST[mixer] for mixer in final.letters)
     grid = np.unique(np.append(np.ceil(np.linspace(lowest, layers, 24) * 100 - 1e-6) / 100, budgets))
     tables = {
         "preset_drift": drift(scores, last, fitted, grid),
@@ -407,7 +412,7 @@ def write_presets(run: Path, budgets: Sequence[float] | None = None, seed: int =
         "surrogate_coefficients": coefficients_over_training(scores, fitted),
     }
     chosen = {entry["budget"]: entry["placement"] for entry in document["presets"].values()}
-    against = found(chosen, best_random(run, scores, budgets), fresh, _all_attention(fitted[-1]))
+    against = found(chosen, best_random(run, scores, budgets), fresh, _all_attention(final))
     if len(against):
         against.insert(0, "run", scores.run)
         against.insert(1, "step", scores.steps[-1])
@@ -438,12 +443,13 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
     sure = _certainty(layer_table)
     with figures.figure(rows=2, height=2.4) as (fig, axes):
         preset_figures.frontier_by_step(axes[0], drifted)
-        final = sure[sure["step"] == sure["step"].max()]
+        final = sure[(sure["step"] == sure["step"].max()) & (sure["learned"] == sure["learned"].max())]
         labels = [f"{budget:.3g}" for budget in final["budget"]]
         preset_figures.mixer_map(axes[1], list(final["placement"]), labels, np.array(final["certainty"].tolist()))
         axes[1].set_xlabel("budget (FA-layer equivalents), last checkpoint")
         figures.save(fig, folder / "presets")
     middle = sorted(budgets)[len(budgets) // 2]
+    drifted, sure = (table[table["learned"] == table["learned"].min()] for table in (drifted, sure))  # without proposals at any step
     with figures.figure(rows=2, height=2.4) as (fig, axes):
         preset_figures.preset_loss(axes[0], drifted, budgets)
         column = sure[np.isclose(sure["budget"], middle)].sort_values("step")
@@ -462,12 +468,12 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
 
 
 def _certainty(layer_table: pd.DataFrame) -> pd.DataFrame:
-    """From rows per layer to rows per placement: step, tokens, budget, placement, certainty (a list over layers)."""
-    rows = []
-    for (step, tokens, budget), part in layer_table.groupby(["step", "tokens", "budget"], sort=True):
+    """From rows per layer to rows per placement: step, tokens, learned, budget, placement, certainty (a list over layers)."""
+    rows, keys = [], ["step", "tokens", "learned", "budget"]
+    for key, part in layer_table.groupby(keys, sort=True):
         part = part.sort_values("layer")
         shares = [row[row["mixer"]] for _, row in part.iterrows()]
-        rows.append({"step": step, "tokens": tokens, "budget": budget, "placement": "".join(part["mixer"]), "certainty": shares})
+        rows.append(dict(zip(keys, key, strict=True)) | {"placement": "".join(part["mixer"]), "certainty": shares})
     return pd.DataFrame(rows)
 
 

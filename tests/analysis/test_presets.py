@@ -77,21 +77,6 @@ def test_nothing_wins_by_optimism_alone():
     assert careful >= 0.9 and bold <= 0.6
 
 
-def test_what_was_not_scored_needs_twice_the_lead(monkeypatch):
-    """Additive and noisy: the more its own interval counts against an unscored placement, the more often a scored one is taken."""
-    rng = np.random.default_rng(0)
-    everything = np.array([str(p) for p in exhaustive(6)])
-    truth = 0.1 * rng.normal(size=(6, 4))[np.arange(6), [["FSKG".index(c) for c in p] for p in everything]].sum(axis=1)
-    names = ["F" * 6, *rng.choice(everything[1:], 80, replace=False)]
-    index = {name: i for i, name in enumerate(everything)}
-    items = truth[[index[name] for name in names], None] + 0.15 * rng.normal(size=(81, 16))
-    expansion, scored = fit(names, items.mean(axis=1), 0.0, items=items), []
-    for doubt in (1.0, presets.DOUBT, 100.0):
-        monkeypatch.setattr(presets, "DOUBT", doubt)
-        scored.append(int(np.isin(choose(expansion, np.arange(1.0, 6.1, 0.5))["placement"], names).sum()))
-    assert scored[0] < scored[1] < scored[2] == 11
-
-
 def test_choice_under_constraints_takes_measured_ones_that_meet_them():
     everything = [str(p) for p in exhaustive(4)]
     value = np.array([Placement(p).cost() for p in everything])
@@ -307,7 +292,12 @@ def test_proposals_teach_the_last_surrogate_and_nothing_else(some, tmp_path):
     assert last.steps.tolist() == [30] and last.placements == [*scores.placements, *new]
     assert np.allclose(last.quality[0, -3:], quality.loc[new].to_numpy()) and np.array_equal(last.quality[0, :-3], scores.quality[-1])
     fitted = expansions(scores, last)
-    assert [len(e.placements) for e in fitted] == [len(scores.placements)] * 3 + [len(last.placements)]
+    assert [s for s, _ in fitted] == [0, 1, 2, 3, 3]
+    assert [len(e.placements) for _, e in fitted] == [len(scores.placements)] * 4 + [len(last.placements)]
+    table = drift(scores, last, fitted, [3.0])
+    assert table["learned"].nunique() == 2 and list(table["step"]) == [0, 10, 20, 30, 30]
+    assert table["hamming"][3] == table["lost"][3] == 0 and list(table["placement"][4:]) == list(choose(fitted[-1][1], [3.0])["placement"])
+    assert set(presets.coefficients_over_training(scores, fitted)["step"]) == {0, 10, 20, 30}
     source = presets.provenance(tmp_path, scores, last)
     assert source["proposed"] == 3 and source["placements"] == len(scores.placements) and source["proposed_sha256"]
 
