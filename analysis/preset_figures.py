@@ -28,7 +28,7 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
             low, high = rows["predicted"] - 1.96 * rows["sd"], rows["predicted"] + 1.96 * rows["sd"]
             ax.fill_between(rows["budget"], low, high, step="post", color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("budget (FA-layer equivalents)")
-    ax.set_ylabel("estimated quality of the\nchosen placement (nats/token)")
+    ax.set_ylabel("estimated quality of the\npreset (nats/token)")
     _legend_below(ax, "training tokens; band: 95% at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
 
 
