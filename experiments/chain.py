@@ -14,8 +14,8 @@ from typing import IO
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.config import Config, data_dir, run_dir, teacher_dir
-from experiments.entry import run
-from experiments.stopping import Stopped, raise_if_asked
+from experiments.runs.entry import run
+from experiments.runs.stopping import Stopped, raise_if_asked
 
 POLL = 0.05  # seconds
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.data import read_items
-from experiments.progress import progress
+from experiments.data.items import read_items
+from experiments.runs.progress import progress
 from supernet.decoder import Supernet
 from supernet.initialise import calibrate, initialise
 from supernet.mixers import MIXERS

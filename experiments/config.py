@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from experiments.fingerprint import fingerprint
+from experiments.runs.fingerprint import fingerprint
 from supernet.config import SupernetConfig
 
 
@@ -120,7 +120,7 @@ class Config:
     shards: int = 1  # processes that share a sweep of one run directory, each its share of the items
     shard: int = 0  # which of them this is: 0 .. shards - 1
     supernet: str = ""  # a checkpoint folder to sweep in place of a run's checkpoints; its shapes come from the folder
-    items_file: str = ""  # with supernet: evaluation items (parquet as experiments.data writes); empty: those of scale and data
+    items_file: str = ""  # with supernet: evaluation items (parquet as experiments.data.items writes); empty: those of scale and data
     stream: bool = False  # sweep with one layer's weights at a time in memory, read from the checkpoint for every chunk of items
     memory_gib: float = 2.0  # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
     workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (stream: threads of the one part); 0: one per core

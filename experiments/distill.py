@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from experiments.build import initialised_supernet, load_frozen, supernet_to_load
 from experiments.config import Config, data_dir, run_dir
-from experiments.data import read_items
-from experiments.entry import run
-from experiments.parallel import share_of_mean
-from experiments.training import Batch, Training, complete, fit, frozen_dtype, recorded, state_path
+from experiments.data.items import read_items
+from experiments.runs.entry import run
+from experiments.training.build import initialised_supernet, load_frozen, supernet_to_load
+from experiments.training.loop import Batch, Training, complete, fit, frozen_dtype, recorded, state_path
+from experiments.training.parallel import share_of_mean
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, activation_power, kl_losses
 from supernet.placement import Placement

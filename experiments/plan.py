@@ -19,12 +19,12 @@ from experiments.config import (
     stage_options,
     teacher_dir,
 )
-from experiments.data import read_items
-from experiments.parts import checkpoints, merge, pick_device, scored_pairs
-from experiments.placements import select
-from experiments.strategy import checkpoint_steps, draw
-from experiments.training import checkpoint_dir, frozen_dtype, state_path
-from experiments.weights import of_folder
+from experiments.data.items import read_items
+from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs
+from experiments.sweeping.placements import select
+from experiments.sweeping.weights import of_folder
+from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
+from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
 from supernet.ops.losses import CHUNK
 from supernet.scoring import Item, build_trie, sweep_flops

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from experiments.config import Config, model_config
-from experiments.data import write_items
-from experiments.entry import run
-from experiments.progress import progress
+from experiments.data.items import write_items
+from experiments.runs.entry import run
+from experiments.runs.progress import progress
 from supernet.checkpoint import new_folder
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet

@@ -4,8 +4,8 @@ from analysis.report import ENDPOINTS, load_endpoints, verdict
 from analysis.report import report as write_report
 from analysis.table import load_scores
 from experiments.config import Config, run_dir
-from experiments.entry import run
-from experiments.records import status
+from experiments.runs.entry import run
+from experiments.runs.records import status
 
 
 def report(config: Config) -> None:

@@ -6,14 +6,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from experiments.build import load_frozen, supernet_to_load
 from experiments.config import Config, data_dir, model_config, run_dir
-from experiments.data import read_items
-from experiments.entry import run
-from experiments.parallel import mean_over_ranks
-from experiments.records import read_json
-from experiments.strategy import checkpoint_steps
-from experiments.training import Batch, Training, checkpoint_dir, complete, fit, frozen_dtype, recorded, state_path
+from experiments.data.items import read_items
+from experiments.runs.entry import run
+from experiments.runs.records import read_json
+from experiments.training.build import load_frozen, supernet_to_load
+from experiments.training.loop import Batch, Training, checkpoint_dir, complete, fit, frozen_dtype, recorded, state_path
+from experiments.training.parallel import mean_over_ranks
+from experiments.training.strategy import checkpoint_steps
 from supernet.checkpoint import load_trained
 from supernet.ops.losses import next_token_sum
 from supernet.placement import Placement

@@ -1,11 +1,11 @@
 """``python -m experiments.sweep scale=...``: score placements on items at every checkpoint, part by part."""
 
-from experiments.active import learn, score_winners
 from experiments.config import Config
-from experiments.entry import run
-from experiments.parts import score_missing
-from experiments.placements import select
-from experiments.weights import of_folder
+from experiments.runs.entry import run
+from experiments.sweeping.active import learn, score_winners
+from experiments.sweeping.parts import score_missing
+from experiments.sweeping.placements import select
+from experiments.sweeping.weights import of_folder
 
 
 def sweep(config: Config) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from experiments.config import Config, data_dir, model_config, needs_teacher, sequence_files, teacher_dir
-from experiments.data import read_items, write_items
-from experiments.entry import run
-from experiments.parts import pick_device
-from experiments.synthetic import sample_traces, train_teacher, training_items
+from experiments.data.items import read_items, write_items
+from experiments.data.synthetic import sample_traces, train_teacher, training_items
+from experiments.runs.entry import run
+from experiments.sweeping.parts import pick_device
 from supernet.decoder import Supernet
 from supernet.scoring import Item
 from supernet.teacher import from_hugging_face, load_teacher, save_teacher, smollm2_gguf
@@ -64,7 +64,10 @@ def make_items(config: Config, name: str) -> list[Item]:
         if name == "train":
             return training_items(data, rng)
         return sample_traces(load_teacher(teacher_dir(config)), data, data.items, rng, torch.Generator().manual_seed(data.seed))
-    from experiments import prompts, traces  # need the llm extra
+    from experiments.data import (
+        prompts,
+        traces,  # need the llm extra
+    )
 
     if config.teacher.source == "trained":
         raise ValueError(f"data.kind={data.kind} needs a language model as teacher: set teacher.source to huggingface or smollm2")

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 if TYPE_CHECKING:
-    from experiments.cells import Grid
+    from experiments.grids.cells import Grid
 
 
 class GridLauncher(Launcher):
@@ -32,7 +32,7 @@ class GridLauncher(Launcher):
         """Run the cells; a line for each that is not done."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from experiments.cells import make_grid
+        from experiments.grids.cells import make_grid
 
         composed = [self.loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides]
         for config in composed:
@@ -55,13 +55,13 @@ class GridLauncher(Launcher):
 
 class Local(GridLauncher):
     def run(self, grid: "Grid") -> list[str]:
-        from experiments.local import run_local
+        from experiments.grids.local import run_local
 
         return run_local(grid, **self.options)
 
 
 class Slurm(GridLauncher):
     def run(self, grid: "Grid") -> list[str]:
-        from experiments.slurm import check_options, run_slurm
+        from experiments.grids.slurm import check_options, run_slurm
 
         return run_slurm(grid, check_options(self.options))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.records import read_json
+from experiments.runs.records import read_json
 
 COLUMNS = ("parameters", "bytes_on_disk", "placements", "items", "tokens", "seconds", "gb_read", "gb_per_second", "flops",
            "flops_per_second", "peak_rss_gib", "memory_gib")  # fmt: skip

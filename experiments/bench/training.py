@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from experiments.bench.device import matmul_rate, peak_mib, pick
-from experiments.kernels import first_that_works
+from experiments.runs.kernels import first_that_works
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.mixers import MIXERS

@@ -18,10 +18,10 @@ from analysis.optimise import Gain
 from analysis.proposed import with_proposed
 from analysis.search import best_within
 from analysis.table import SCHEMA, load_placements, load_scores, write_part
-from experiments import active
 from experiments.config import check, run_dir, run_id
-from experiments.parts import merge, write_placements
-from experiments.placements import select
+from experiments.sweeping import active
+from experiments.sweeping.parts import merge, write_placements
+from experiments.sweeping.placements import select
 from supernet.placement import Placement, exhaustive
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -4,10 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments import cells
-from experiments.cells import make_grid, problem
 from experiments.drill import ROOT, SMALL
-from experiments.records import read_json, status, write_json
+from experiments.grids import cells
+from experiments.grids.cells import make_grid, problem
+from experiments.runs.records import read_json, status, write_json
 
 
 def grid(tmp_path, command, *varied, options=(), launcher="local"):

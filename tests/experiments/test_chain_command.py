@@ -10,8 +10,8 @@ from chain import call, elsewhere, kill_when, run_folder, table
 from experiments import chain as command
 from experiments.chain import step, waiting_for
 from experiments.drill import end, start, wait_until
-from experiments.records import read_json
-from experiments.stopping import Stopped
+from experiments.runs.records import read_json
+from experiments.runs.stopping import Stopped
 
 
 @pytest.mark.slow

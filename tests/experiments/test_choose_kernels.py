@@ -6,8 +6,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch._dynamo.testing import CompileCounter
 
-from experiments import kernels
 from experiments.config import check, model_config
+from experiments.runs import kernels
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops import kernels as ops

@@ -10,7 +10,7 @@ from chain import call
 from conftest import SMALL
 from safetensors.torch import load_file
 
-from experiments.data import read_items, write_items
+from experiments.data.items import read_items, write_items
 from experiments.drill import end, start, wait_until
 from supernet.scoring import Item
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.build import empty_supernet, initialised_supernet, load_frozen
 from experiments.config import check, data_dir, model_config, teacher_dir
-from experiments.data import collate, read_items, write_items
+from experiments.data.items import collate, read_items, write_items
+from experiments.data.synthetic import sequences, training_items
 from experiments.distill import Distillation
-from experiments.entry import CONF
-from experiments.strategy import draw
-from experiments.synthetic import sequences, training_items
-from experiments.training import visits
+from experiments.runs.entry import CONF
+from experiments.training.build import empty_supernet, initialised_supernet, load_frozen
+from experiments.training.loop import visits
+from experiments.training.strategy import draw
 from supernet.checkpoint import load_trained, save_trained
 from supernet.decoder import Supernet
 from supernet.teacher import save_teacher

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from experiments.entry import run
-from experiments.progress import progress
-from experiments.records import read_status, status
+from experiments.runs.entry import run
+from experiments.runs.progress import progress
+from experiments.runs.records import read_status, status
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_signal_is_recorded_and_is_the_exit_code(command, capsys, tmp_path, na
 
 
 def test_no_further_cell_starts_once_a_stop_was_asked_for(command):
-    from experiments.stopping import raise_if_asked
+    from experiments.runs.stopping import raise_if_asked
 
     seen = []
 
@@ -152,7 +152,7 @@ def test_no_further_cell_starts_once_a_stop_was_asked_for(command):
 
 
 def test_lightnings_silent_end_on_sigterm_is_no_success(command):
-    from experiments.stopping import raise_if_asked
+    from experiments.runs.stopping import raise_if_asked
 
     def task(_):
         raise_if_asked()

@@ -8,10 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from test_cells import grid
 
-from experiments import cells, local, slurm
 from experiments.drill import ENVIRONMENT, PATIENCE, ROOT, SMALL
-from experiments.local import run_local
-from experiments.stopping import Stopped
+from experiments.grids import cells, local, slurm
+from experiments.grids.local import run_local
+from experiments.runs.stopping import Stopped
 
 OPTIONS = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/hydra/launcher/slurm.yaml"))
 del OPTIONS["_target_"]

@@ -7,8 +7,8 @@ from test_config import CONF, config
 
 from experiments import plan
 from experiments.config import data_dir, model_config
-from experiments.data import write_items
-from experiments.placements import select
+from experiments.data.items import write_items
+from experiments.sweeping.placements import select
 from supernet.ops.losses import activation_error, kl_losses
 from supernet.scoring import Item, score
 from supernet.size import count_trainable, forward_flops

@@ -8,8 +8,8 @@ from language import END, SYMBOLS, write_folder
 from test_config import config
 
 from experiments.config import DataConfig, data_dir, run_id, sha256_of
-from experiments.prompts import make_items, read_prompts
-from experiments.traces import split_of
+from experiments.data.prompts import make_items, read_prompts
+from experiments.data.traces import split_of
 
 pytest.importorskip("transformers", reason="needs pip install .[llm]")
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from experiments.records import (
+from experiments.runs.records import (
     append_metrics,
     drop_metrics_from,
     exclusive,
@@ -16,7 +16,7 @@ from experiments.records import (
     status,
     write_text,
 )
-from experiments.stopping import Stopped
+from experiments.runs.stopping import Stopped
 
 WAIT = 300  # seconds; a loaded machine may take its time
 
@@ -92,7 +92,7 @@ def test_a_corrupted_status_is_set_aside_and_the_work_goes_on(tmp_path, capsys):
 WRITER = """
 import sys
 from pathlib import Path
-from experiments.records import status
+from experiments.runs.records import status
 for i in range(20):
     with status(Path(sys.argv[1]), f"sweep-{sys.argv[2]}x{i}of99"):
         pass
@@ -110,7 +110,7 @@ def test_processes_that_write_at_once_lose_no_entry(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from experiments.records import status
+from experiments.runs.records import status
 with status(Path(sys.argv[1]), "sweep"):
     print("at work", flush=True)
     time.sleep(3600)

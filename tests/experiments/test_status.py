@@ -15,10 +15,10 @@ from analysis.table import write_part
 from experiments import status as command
 from experiments.config import check, run_dir
 from experiments.drill import ROOT
-from experiments.entry import CONF
-from experiments.records import exclusive, status, write_config, write_json
-from experiments.stopping import Stopped
-from experiments.strategy import checkpoint_steps
+from experiments.runs.entry import CONF
+from experiments.runs.records import exclusive, status, write_config, write_json
+from experiments.runs.stopping import Stopped
+from experiments.training.strategy import checkpoint_steps
 
 OPTIONS = [
     "scale=tiny", "seed=3", "model={layers: 2, hidden: 32, ffn: 64, heads: 2, kv_heads: 1, head_dim: 16, vocab: 64, window: 8}",
@@ -58,7 +58,7 @@ def distilled(folder):
 def typed(module):
     """As if the process were ``python -m experiments.module`` with the options of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.records.command", lambda: shlex.join(["python", "-m", f"experiments.{module}", *OPTIONS]))
+        patch.setattr("experiments.runs.records.command", lambda: shlex.join(["python", "-m", f"experiments.{module}", *OPTIONS]))
         yield
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from experiments.stopping import SIGNALS, Stopped, begin, listening, raise_if_asked, requests
+from experiments.runs.stopping import SIGNALS, Stopped, begin, listening, raise_if_asked, requests
 
 WAIT = 300  # seconds; a loaded machine may take its time
 
@@ -98,7 +98,7 @@ def test_outside_the_main_thread_nothing_is_changed():
 
 STUBBORN = """
 import time
-from experiments.stopping import listening, raise_if_asked
+from experiments.runs.stopping import listening, raise_if_asked
 with listening():
     raise_if_asked()
     print("ready", flush=True)

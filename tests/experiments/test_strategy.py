@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from experiments.config import DistillConfig
-from experiments.data import batch_of_step
-from experiments.strategy import checkpoint_steps, draw
+from experiments.data.items import batch_of_step
+from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
 
 MODEL = SupernetConfig(layers=6, hidden=32, ffn=64, heads=2, kv_heads=1, head_dim=16, vocab=64, window=8)

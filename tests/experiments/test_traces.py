@@ -3,7 +3,7 @@ import torch
 from language import END, SYMBOLS, small_model, write_folder
 from scipy.stats import chisquare
 
-from experiments.traces import SHORTEST, make_items, sample_traces, split_of
+from experiments.data.traces import SHORTEST, make_items, sample_traces, split_of
 
 pytest.importorskip("transformers", reason="needs pip install .[llm]")
 pytest.importorskip("reasoning_gym", reason="needs pip install .[llm]")

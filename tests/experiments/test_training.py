@@ -5,11 +5,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments import parallel
 from experiments.config import SftConfig, check, run_id
-from experiments.data import collate
-from experiments.entry import CONF
+from experiments.data.items import collate
+from experiments.runs.entry import CONF
 from experiments.sft import FineTuning
+from experiments.training import parallel
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, activation_power, kl_losses, next_token_sum

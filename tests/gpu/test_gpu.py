@@ -9,15 +9,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.build import initialised_supernet, load_frozen
 from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
-from experiments.data import collate, read_items, write_items
+from experiments.data.items import collate, read_items, write_items
+from experiments.data.synthetic import training_items
 from experiments.distill import Distillation, distill
 from experiments.drill import SMALL
-from experiments.records import read_json, read_metrics
-from experiments.resume import ResumeState
-from experiments.synthetic import training_items
-from experiments.weights import memory_bytes
+from experiments.runs.records import read_json, read_metrics
+from experiments.sweeping.weights import memory_bytes
+from experiments.training.build import initialised_supernet, load_frozen
+from experiments.training.resume import ResumeState
 from supernet.decoder import Supernet
 from supernet.ops import kernels, losses
 from supernet.ops.window import window_attention, window_attention_masked

@@ -10,10 +10,10 @@ import pytest
 from cluster import wait_for
 from omegaconf import OmegaConf
 
-from experiments import cells
-from experiments.cells import Cell, Grid
 from experiments.drill import ROOT
-from experiments.slurm import check_options, run_slurm
+from experiments.grids import cells
+from experiments.grids.cells import Cell, Grid
+from experiments.grids.slurm import check_options, run_slurm
 
 CELL = """
 import os, signal, sys, time

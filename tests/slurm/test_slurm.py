@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.config import check, run_dir
 from experiments.drill import ENVIRONMENT, ROOT, SMALL, score_rows
-from experiments.records import read_json
+from experiments.runs.records import read_json
 
 # Cells that are long enough to be caught in the middle: the state to resume from is written at every step.
 OPTIONS = [*SMALL, "distill.steps=30", "data.items=24", "memory_gib=0.02"]

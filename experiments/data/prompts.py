@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from experiments.config import DataConfig
-from experiments.traces import answered, in_turn, load_tokenizer, prompts, shares
+from experiments.data.traces import answered, in_turn, load_tokenizer, prompts, shares
 from supernet.scoring import Item
 from supernet.teacher import hugging_face_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from experiments.config import Config, check, data_dir, digest, run_dir
-from experiments.records import read_json, write_json
+from experiments.runs.records import read_json, write_json
 
 # What a sweep may be asked for in several cells of one run: they follow one another, as each extends the same tables.
 ASKS = ("placements", "num_placements", "placement_seed", "items", "steps")

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments.config import Config
-from experiments.stopping import Stopped
+from experiments.runs.stopping import Stopped
 
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "triton", "fla-core")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.build import load_frozen, supernet_to_load
 from experiments.config import Config, items_path, run_dir, teacher_dir
-from experiments.stopping import raise_if_asked
+from experiments.runs.stopping import raise_if_asked
+from experiments.training.build import load_frozen, supernet_to_load
 from supernet import checkpoint
 from supernet.decoder import Block, Supernet
 from supernet.reader import LayerReader

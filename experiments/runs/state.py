@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from analysis.table import WANTED, load_placements
 from experiments.config import Config, check, stage_options
-from experiments.placements import select
-from experiments.records import is_held, read_json, read_status
-from experiments.strategy import checkpoint_steps
+from experiments.runs.records import is_held, read_json, read_status
+from experiments.sweeping.placements import select
+from experiments.training.strategy import checkpoint_steps
 
 ORDER = ("teach", "distill", "sft", "sweep", "propose", "winners", "report")
 BAD = ("failed", "stopped", "incomplete", "missing")

@@ -6,11 +6,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from experiments.parallel import mean_over_ranks, on_any_rank
-from experiments.progress import progress
-from experiments.records import append_metrics, drop_metrics_from
-from experiments.sharded import Sharded, trained_tensors
-from experiments.strategy import draw
+from experiments.runs.progress import progress
+from experiments.runs.records import append_metrics, drop_metrics_from
+from experiments.training.parallel import mean_over_ranks, on_any_rank
+from experiments.training.sharded import Sharded, trained_tensors
+from experiments.training.strategy import draw
 from supernet.checkpoint import save_trained
 
 

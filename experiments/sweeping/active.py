@@ -17,10 +17,10 @@ from analysis.proposed import TABLE as PROPOSED
 from analysis.proposed import with_proposed
 from analysis.table import Scores, load_placements, load_scores
 from experiments.config import Config, items_path, model_config, run_dir, stage_options
-from experiments.data import read_items
-from experiments.parts import merge, plan, score_missing, score_parts, scored_pairs, write_placements
-from experiments.placements import select, table
-from experiments.records import read_json, settled, status, write_json
+from experiments.data.items import read_items
+from experiments.runs.records import read_json, settled, status, write_json
+from experiments.sweeping.parts import merge, plan, score_missing, score_parts, scored_pairs, write_placements
+from experiments.sweeping.placements import select, table
 from supernet.placement import Placement
 
 

@@ -4,8 +4,8 @@ import os
 import subprocess
 import time
 
-from experiments.cells import Cell, Grid, entries, problem
-from experiments.stopping import raise_if_asked
+from experiments.grids.cells import Cell, Grid, entries, problem
+from experiments.runs.stopping import raise_if_asked
 
 
 def run_local(grid: Grid, parallel: int) -> list[str]:

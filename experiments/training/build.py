@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from experiments.config import Config, data_dir, model_config, teacher_dir
-from experiments.data import read_items
-from experiments.progress import progress
+from experiments.data.items import read_items
+from experiments.runs.progress import progress
 from supernet.decoder import Supernet
 from supernet.initialise import calibrate, initialise
 from supernet.mixers import MIXERS

@@ -17,13 +17,13 @@ import torch
 
 from analysis.table import WANTED, load_placements, write_part
 from experiments.config import Config, items_path, model_config, run_dir, stage_options
-from experiments.data import read_items
-from experiments.kernels import choose_kernels
-from experiments.progress import progress
-from experiments.records import exclusive, read_json, read_status, status, turns, update_manifest, write_config, write_json
-from experiments.stopping import raise_if_asked
-from experiments.strategy import checkpoint_steps
-from experiments.weights import Weights, memory_bytes, open_step, opener, weight_bytes
+from experiments.data.items import read_items
+from experiments.runs.kernels import choose_kernels
+from experiments.runs.progress import progress
+from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_config, write_json
+from experiments.runs.stopping import raise_if_asked
+from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
+from experiments.training.strategy import checkpoint_steps
 from supernet.decoder import Supernet
 from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
 from supernet.size import count_bytes

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from experiments.config import Config
-from experiments.sharded import Sharded
+from experiments.training.sharded import Sharded
 
 
 def device_count(config: Config) -> int:

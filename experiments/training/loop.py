@@ -16,22 +16,22 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.callbacks import Bar, Metrics, StudyCheckpoints
 from experiments.config import Config, data_dir, model_config, run_dir, stage_options, teacher_dir
-from experiments.data import batch_of_step, collate, sha256
-from experiments.kernels import choose_kernels, compile_shared
-from experiments.parallel import is_first, mean_over_ranks, trainer_options
-from experiments.records import read_json, status, update_manifest, write_config, write_text
-from experiments.resume import ResumeState
-from experiments.sharded import Sharded, shard
-from experiments.strategy import checkpoint_steps, draw
+from experiments.data.items import batch_of_step, collate, sha256
+from experiments.runs.kernels import choose_kernels, compile_shared
+from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
+from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints
+from experiments.training.parallel import is_first, mean_over_ranks, trainer_options
+from experiments.training.resume import ResumeState
+from experiments.training.sharded import Sharded, shard
+from experiments.training.strategy import checkpoint_steps, draw
 from supernet.decoder import Supernet
 from supernet.placement import Placement
 from supernet.scoring import Item
 from supernet.size import count_parameters, count_trainable
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Of ``experiments.data.collate``."""
+"""Of ``experiments.data.items.collate``."""
 
 
 class Training(L.LightningModule):

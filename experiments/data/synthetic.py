@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.config import DataConfig, TeacherConfig
-from experiments.progress import progress
+from experiments.runs.progress import progress
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.scoring import Item

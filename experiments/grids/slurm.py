@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cells import Grid, entries, problem
-from experiments.records import write_text
-from experiments.stopping import raise_if_asked
+from experiments.grids.cells import Grid, entries, problem
+from experiments.runs.records import write_text
+from experiments.runs.stopping import raise_if_asked
 
 
 @dataclass

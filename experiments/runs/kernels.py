@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.config import Config, digest
-from experiments.records import read_json, write_json
+from experiments.runs.records import read_json, write_json
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops import kernels

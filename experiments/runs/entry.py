@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from experiments.config import Config, check
-from experiments.progress import end_bars
-from experiments.records import first_line
-from experiments.stopping import Stopped, begin, listening
+from experiments.runs.progress import end_bars
+from experiments.runs.records import first_line
+from experiments.runs.stopping import Stopped, begin, listening
 from supernet.config import SupernetConfig
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 """What a user can mend: told in one line."""
 

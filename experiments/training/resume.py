@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning as L
 
-from experiments.parallel import on_any_rank
-from experiments.stopping import Stopped, asked, raise_if_asked
+from experiments.runs.stopping import Stopped, asked, raise_if_asked
+from experiments.training.parallel import on_any_rank
 
 
 class ResumeState(L.Callback):
