@@ -19,7 +19,7 @@ import pandas as pd
 
 from experiments.drill import SMALL, Forked, end, run_folder, score_rows, start, wait_until, warm_up
 from experiments.runs.records import is_held, read_metrics, write_text
-from experiments.runs.state import lines_of
+from experiments.state import lines_of
 
 CHAIN = ("distill", "sweep", "report")
 # More steps and parts than the tests need, so that there is a middle to be killed in.

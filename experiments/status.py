@@ -20,7 +20,7 @@ from experiments.config import Config, check
 from experiments.grids.cells import parts_of
 from experiments.runs.entry import CONF, fail, one_line
 from experiments.runs.records import read_json, read_status
-from experiments.runs.state import BAD, Line, lines_of, read_config
+from experiments.state import BAD, Line, lines_of, read_config
 
 MODULE = {"propose": "sweep", "winners": "sweep"}
 

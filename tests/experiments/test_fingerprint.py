@@ -2,8 +2,8 @@ import shutil
 
 import pytest
 
-from experiments.runs import fingerprint as module
-from experiments.runs.fingerprint import fingerprint
+from experiments import fingerprint as module
+from experiments.fingerprint import fingerprint
 
 
 def test_the_content_counts_and_the_place_does_not(tmp_path):
