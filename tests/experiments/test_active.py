@@ -126,7 +126,8 @@ def test_rounds_find_a_better_frontier_than_they_start_with(learned):
     assert with_proposed(folder, load_scores(folder)).quality.shape == (1, 64, 16)  # and the proposals at the last
     assert sorted(p.name for p in (folder / "proposed").glob("step-*")) == ["step-000700"]
     sources = pd.concat([placements, proposed]).set_index("placement")["source"]
-    assert set(sources) <= SOURCES and (sources.iloc[40:] == "frontier").sum() == 3 * 6 and "frontier" not in set(sources.iloc[:40])
+    assert set(sources) <= SOURCES and "frontier" not in set(sources.iloc[:40])
+    assert 3 * 6 <= (sources.iloc[40:] == "frontier").sum() < 3 * 8  # the optima, and three quarters of the rest
     assert len(record["test"]) == round(0.2 * (40 - 4)) and set(sources[record["test"]]) <= {"local", "counts", "band"}
     assert set(record["test"]) <= set(sources.index[:40])
 
@@ -191,7 +192,8 @@ def test_a_larger_random_sample_leaves_proposals_beside_it(tmp_path, monkeypatch
     assert len(load_placements(folder)) == taken  # nothing but other modes adds to the run's own tables
     record = json.loads((folder / "active.json").read_text())
     assert record["test"] == test and record["rounds"][-1]["scored"] == len(with_proposed(folder, load_scores(folder)).placements)
-    assert set(proposed[2:]) <= set(with_proposed(folder, load_scores(folder)).placements[taken:])
+    beside = set(proposed) - set(load_placements(folder)["placement"])  # those that the larger sample does not happen to hold
+    assert 4 <= len(beside) <= 6 and beside <= set(with_proposed(folder, load_scores(folder)).placements[taken:])
 
 
 def test_what_is_scored_already_is_the_start(tmp_path, monkeypatch):
