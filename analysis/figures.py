@@ -288,7 +288,7 @@ def strategy_differences(ax: Axes, quality: pd.DataFrame) -> None:
         ax.xaxis.set_major_locator(FixedLocator([*-decades[::-1], 0, *decades]))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.tick_params(axis="x", labelrotation=45)
-    ax.set_xlabel(f"final quality less that of {quality['against'].iloc[0]} (nats/token)")
+    ax.set_xlabel(f"final quality less that of {quality['against'].iloc[0]}\n(nats/token)")
     _legend_below(ax, None, columns=3)
 
 
