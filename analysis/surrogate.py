@@ -257,11 +257,8 @@ def _posterior(
     link, shares = _link(features, quality, noise, groups, len(clusters), reaches)
     if items is not None:  # what an item adds to all placements alike goes before the bend, which would give it to some more than to others
         items = items - items.mean(axis=0) + quality.mean()
-    scored = link.latent(quality)
-    slope = link.slope(scored)
-    noise = noise / slope**2
-    mean, scale = scored.mean(), scored.std() or 1.0
-    y, v = (scored - mean) / scale, noise / scale**2
+    scored, slope, scale, y, v = _standardised(link, quality, noise)
+    mean = scored.mean()
     prior = np.concatenate([[CONSTANT_VARIANCE], shares[:-1] / np.maximum(widths, 1)])[groups + 1]
     weight = 1 / (v + shares[-1])
     precision = (features.T * weight) @ features
@@ -287,7 +284,7 @@ def _posterior(
         by_item = {"items": centred, "item_weights": item_weights, "item_share": float(share)}
     return ClusterExpansion(
         letters, layers, tuple(clusters), shares[:-1] * scale**2, float(shares[-1]) * scale**2,
-        weights, groups, root / scale, tuple(placements), scored, noise, link=link, **by_item,
+        weights, groups, root / scale, tuple(placements), scored, noise / slope**2, link=link, **by_item,
     )  # fmt: skip
 
 
@@ -301,14 +298,20 @@ def _link(
     best: tuple[float, Link, np.ndarray] | None = None
     for reach in reaches:
         link = Link(float(quality.max()), reach * (quality.std() or 1.0))
-        scored = link.latent(quality)
-        slope, scale = link.slope(scored), scored.std() or 1.0
-        shares, unlikely = _maximise_evidence(features, (scored - scored.mean()) / scale, noise / (slope * scale) ** 2, groups, kinds)
+        _, slope, scale, y, v = _standardised(link, quality, noise)
+        shares, unlikely = _maximise_evidence(features, y, v, groups, kinds)
         unlikely += len(quality) * np.log(scale) + np.log(slope).sum() - (STRAIGHT if np.isinf(reach) else 0)
         if best is not None and unlikely >= best[0]:
             break
         best = unlikely, link, shares
     return best[1:]
+
+
+def _standardised(link: Link, quality: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
+    """Latent qualities z [P], dq/dz [P], the sd of z; z and its noise variance in units of that sd, z about its mean."""
+    scored = link.latent(quality)
+    slope, scale = link.slope(scored), scored.std() or 1.0
+    return scored, slope, scale, (scored - scored.mean()) / scale, noise / slope**2 / scale**2
 
 
 def _maximise_evidence(

@@ -64,10 +64,8 @@ def make_items(config: Config, name: str) -> list[Item]:
         if name == "train":
             return training_items(data, rng)
         return sample_traces(load_teacher(teacher_dir(config)), data, data.items, rng, torch.Generator().manual_seed(data.seed))
-    from experiments.data import (
-        prompts,
-        traces,  # need the llm extra
-    )
+    # Both need the llm extra.
+    from experiments.data import prompts, traces
 
     if config.teacher.source == "trained":
         raise ValueError(f"data.kind={data.kind} needs a language model as teacher: set teacher.source to huggingface or smollm2")

@@ -99,8 +99,9 @@ def describe(row: dict, test: int) -> str:
 def score_winners(config: Config) -> None:
     """Score the presets, the best of the random sample and all-FA at the last checkpoint on items that no table holds, into fresh/.
 
-    So are the presets that the run was trained for. Only placements that the score tables or somebody else chose get there, so the items
-    stay fresh however often this is done. Without such items: a line that says so after proposals, an error where winners were asked for.
+    So are the presets that the options name (distill.presets, sft.presets). Only placements that the score tables or somebody else chose
+    get there, so the items stay fresh however often this is done. Without such items: a line that says so after proposals, an error
+    where winners were asked for.
     """
     folder = run_dir(config)
     scores = load_scores(folder)
@@ -115,7 +116,7 @@ def score_winners(config: Config) -> None:
         return
     have = scored_pairs(folder / FRESH / f"step-{step:06d}")
     chosen = winners(folder, scores, with_proposed(folder, scores))
-    placements = sorted({*(placement for placement, _ in have), *chosen, *map(str, stage_options(config).presets)})
+    placements = sorted({*(placement for placement, _ in have), *chosen, *stage_options(config).presets})
     parts = plan(config, {step: have}, placements, items)
     if parts or not settled(folder, "winners"):
         with status(folder, "winners"):
