@@ -17,6 +17,7 @@ from supernet.ops import losses
 
 INF = float("inf")
 SHAPES = [(1, 1), (3, 2), (5, 7), (2, 1000), (3, 4096), (3, 4097), (2, 10001)]
+EPS = torch.finfo(torch.float32).eps
 SPECIAL = ["no tokens", "huge", "offset", "finfo.min", "equal", "bfloat16", "mixed types", "strided", "in place"]
 CASES = [f"{n}x{v}" for n, v in SHAPES] + SPECIAL
 
@@ -57,6 +58,11 @@ def error(found, expected):
         return 0.0
     found, expected = found.double().flatten(1) if found.dim() > 1 else found.double()[:, None], expected.reshape(len(expected), -1)
     return float(((found - expected).abs().amax(1) / expected.abs().amax(1).clamp_min(1.0)).max())
+
+
+def in_eps(a, b):
+    """Largest difference of two float32 results, in EPS of the largest number that is compared."""
+    return float((a - b).abs().max() / b.abs().max() / EPS)
 
 
 def work_through():
@@ -100,10 +106,10 @@ def work_through():
             (forward + 2 * reverse).backward()
             rows[way, chunk] = [forward.detach(), reverse.detach(), h.grad]
     pairs = [pair for chunk in (4, 512) for pair in zip(rows["torch", chunk], rows["fused", chunk], strict=True)]
-    results["hidden"] = [float((a - b).abs().max()) for a, b in pairs]
+    results["hidden"] = [in_eps(a, b) for a, b in pairs]
     with torch.no_grad():
         alone = losses.kl_losses(student, teacher, *heads, mask)
-    results["no gradient"] = [float(abs(a - b)) for a, b in zip(alone, rows["torch", 512][:2], strict=True)]
+    results["no gradient"] = [in_eps(a, b) for a, b in zip(alone, rows["torch", 512][:2], strict=True)]
 
     s, t = logits("5x7")
     kept = s.clone(), t.clone()
@@ -145,7 +151,10 @@ def test_tokens_that_the_teacher_rules_out(results):
 
 
 def test_the_training_loss_takes_either_path_to_the_same_numbers(results):
-    assert max(results["hidden"]) < 1e-5 and max(results["no gradient"]) < 1e-6
+    # What is added first is the CPU's choice (its matrix product, its vector width), so the last digits are too. A loss of 16 nats
+    # has an ulp of 9.5e-7: no fixed 1e-6 can hold. Behind a number lie 8 + 11 + 12 additions (hidden, vocabulary, tokens), rounded on both
+    # paths, so 62. Measured under three instruction sets: losses up to 2, gradients up to 21, as a logit's error is a probability's factor.
+    assert max(*results["hidden"], *results["no gradient"]) < 62
     assert results["from logits"][0] < 2e-6 and results["from logits"][1]
 
 
