@@ -20,6 +20,9 @@ BLOCK = 4
 STRONG = -60.0
 """A log decay over a chunk that float32 can undo: exp(60) = 1e26, with room for the values that are multiplied by it."""
 
+FORGOTTEN = -104.0
+"""A log decay whose exponential is 0 in float32: one below it, or -inf, forgets no more."""
+
 
 def delta_rule_recurrent(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The definition, one token at a time: the reference that faster paths are tested against. Returns (o [B, T, H, V], state)."""
@@ -39,14 +42,14 @@ def _pair_products(q: Tensor, k: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     """``sum_d x_id k_jd exp(G_id - G_jd)`` for j <= i, else 0, for x = q and x = k: two [..., C, C]. For any decay, but slow.
 
     The difference is masked before the exponential: above the diagonal it is positive and would overflow, and the gradient of
-    ``inf * 0`` is NaN. Below it every exponent is <= 0, so no decay is too strong.
+    ``inf * 0`` is NaN. Below it every exponent is <= 0, so no decay is too strong. ``G`` is float64.
     """
     C = q.shape[-2]
     later = torch.ones(C, C, dtype=torch.bool, device=q.device).triu(1)
     if G.shape[-1] == 1:
-        decay = (G - G.mT).masked_fill(later, -torch.inf).exp()
+        decay = (G - G.mT).masked_fill(later, -torch.inf).float().exp()
         return (q @ k.mT) * decay, (k @ k.mT) * decay
-    decay = (G[..., :, None, :] - G[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()  # [..., C(i), C(j), K]
+    decay = (G[..., :, None, :] - G[..., None, :, :]).masked_fill(later[..., None], -torch.inf).float().exp()  # [..., C(i), C(j), K]
     pairs = (decay * k[..., None, :, :]) @ torch.stack([q, k], -1)  # [..., C, C, 2]
     return pairs[..., 0], pairs[..., 1]
 
@@ -86,6 +89,7 @@ def delta_rule_chunked(
         return F.pad(x.float(), (0, 0, 0, 0, 0, N * C - T)).unflatten(1, (N, C)).permute(0, 3, 1, 2, 4).contiguous()
 
     q, k, v, g, beta = split(q), split(k), split(v), split(g), split(beta[..., None])
+    g = g.clamp_min(FORGOTTEN)  # -inf - -inf would be NaN
     G = g.cumsum(-2)
     down, total = G.exp(), G[..., -1:, :]
     q_down, k_down = q * down, k * down
@@ -95,8 +99,10 @@ def delta_rule_chunked(
         A_qk = A_qk.tril()
         k_to_end = k_up * total.exp()
     else:
+        # A difference of sums as large as those after a strong decay has no digits left in float32.
+        G = g.double().cumsum(-2)
         A_qk, A_kk = _pair_products(q, k, G)
-        k_to_end = k * (total - G).exp()
+        k_to_end = k * (G[..., -1:, :] - G).float().exp()
     k_to_end, decay_all = k_to_end.mT, total.exp().mT  # [B, H, N, K, C], [B, H, N, K or 1, 1]
     rhs = beta * torch.cat([v, k_down], -1)
     U0, W = solve_unit_triangular(beta * A_kk, rhs).split([V, K], -1)

@@ -44,7 +44,8 @@ def kl_losses(
     """(KL(teacher || student), KL(student || teacher)) in nats per token, means over the mask.
 
     Takes final hidden states [B, T, D] and the heads, so that only CHUNK tokens' logits exist at once, forward and backward.
-    On CUDA one Triton kernel forms values and gradients (``triton_kl``), elsewhere torch does.
+    On CUDA one Triton kernel forms values and gradients (``triton_kl``), elsewhere torch does. Terms of probability 0 count 0. A token
+    that the teacher rules out (-inf) and the student does not makes the second infinite, with a gradient of 0.
     """
     student, teacher = student[mask], teacher[mask]
     if fused(student, student_head, teacher_head):
@@ -55,8 +56,12 @@ def kl_losses(
 
     def chunk_sums(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         log_q, log_p = F.log_softmax(student_head(s).float(), -1), F.log_softmax(teacher_head(t).float(), -1)
-        gap = log_p - log_q
-        return (log_p.exp() * gap).sum(), -(log_q.exp() * gap).sum()
+        p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
+        lost = (log_p.isneginf() & (q > 0)).any(-1, keepdim=True)
+        # Where a factor is infinite it is taken out before the product: the gradient of 0 * inf is NaN.
+        forward = (p * gap.masked_fill(p == 0, 0.0)).sum()
+        reverse = -(q * gap.masked_fill((q == 0) | lost, 0.0)).sum(-1, keepdim=True)
+        return forward, reverse.masked_fill(lost, torch.inf).sum()
 
     forward = reverse = torch.zeros((), device=student.device)
     for s, t in zip(student.split(CHUNK), teacher.split(CHUNK), strict=True):

@@ -56,6 +56,27 @@ def test_chunked_equals_recurrent_forward_and_backward(seed, tokens, per_channel
         torch.testing.assert_close(a / scale, b / scale, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"gradient of {name}: {m}")
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    per_channel=st.booleans(),
+    chunk=st.sampled_from([4, 16, 32]),
+    reset=st.sampled_from([-30.0, -61.0, -90.0, -110.0, -1e4, -1e6, -3e38, -torch.inf]),
+    share=st.sampled_from([0.01, 0.1, 0.5]),
+)
+@example(seed=0, per_channel=True, chunk=16, reset=-torch.inf, share=1.0)
+def test_tokens_that_forget_everything_leave_the_others_exact(seed, per_channel, chunk, reset, share):
+    """A reset among mild decays: what follows in its chunk is the recurrence's, values and gradients, however strong it is."""
+    inputs = case(seed, 50, per_channel, 0.05)
+    inputs[3][torch.rand(inputs[3].shape, generator=torch.Generator().manual_seed(seed)) < share] = reset
+    weight = torch.tensor(np.random.default_rng(seed + 1).normal(size=inputs[2].shape), dtype=torch.float32)
+    expected, found = run(delta_rule_recurrent, inputs, weight), run(delta_rule_chunked, inputs, weight, chunk=chunk)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    for name, a, b in zip(NAMES, found[2], expected[2], strict=True):
+        assert (a - b).norm() <= 1e-5 * max(1.0, float(b.norm())), name
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_both_ways_of_pair_products_are_taken_and_agree(per_channel, monkeypatch):
     """Mild decays take the factored products, strong ones the masked pairs; forced to the other way, mild ones give the same."""
