@@ -33,34 +33,37 @@ class SwiGLU(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Depthwise causal convolution over time, no bias, then SiLU: [B, T, C] -> [B, T, C].
+    """Depthwise causal convolution over time, no bias, then SiLU: [B, T, C] -> ([B, T, C], the last inputs [B, width - 1, C]).
 
     Written as ``width`` shifted products: on a CPU that beats a grouped conv1d and needs no transposes.
-    The weight keeps conv1d's shape [C, 1, width]; its last tap meets the current token.
+    The weight keeps conv1d's shape [C, 1, width]; its last tap meets the current token. The second result of one call is the ``past`` of
+    the next, which goes on after it; without a past nothing lies before the first token.
     """
 
     def __init__(self, channels: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels, 1, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         width, tokens = self.weight.shape[-1], x.shape[1]
         taps = self.weight[:, 0].T.to(x.dtype).contiguous()  # strided taps would cost three times as much
-        padded = F.pad(x, (0, 0, width - 1, 0))
+        padded = F.pad(x, (0, 0, width - 1, 0)) if past is None else torch.cat([past.to(x.dtype), x], 1)
         out = padded[:, :tokens] * taps[0]
         for i in range(1, width):
             out = torch.addcmul(out, padded[:, i : i + tokens], taps[i])
-        return F.silu(out)
+        return F.silu(out), padded[:, tokens:]
 
 
-def rotate(x: Tensor, theta: float) -> Tensor:
+def rotate(x: Tensor, theta: float, start: int | Tensor = 0) -> Tensor:
     """Rotary position embedding, rotate-half form, over the whole head (Su et al. 2021, eq. 34): [B, H, T, d] -> same.
 
-    Angles are formed in float32; position 0 is the first token.
+    ``start``: position of the first token, for all rows or for each [B]. Angles are formed in float32.
     """
     d = x.shape[-1]
     inverse_frequency = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
-    angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * inverse_frequency  # [T, d/2]
+    position = torch.arange(x.shape[-2], device=x.device)
+    position = position + start.to(x.device)[:, None, None] if isinstance(start, Tensor) else position + start  # [T] or [B, 1, T]
+    angle = position.float()[..., None] * inverse_frequency  # [T, d/2] or [B, 1, T, d/2]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
 from supernet.layers import RMSNorm, rotate
+from supernet.ops.cache import attend_after, write
 from supernet.ops.window import window_attention
 
 
@@ -24,19 +25,43 @@ class FullAttention(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(c.head_dim, c.norm_eps), RMSNorm(c.head_dim, c.norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        c, T = self.config, x.shape[1]
+    def qkv(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, D] -> q [B, H, T, d], k and v [B, kv_heads, T, d], normed and rotated. ``start``: position of the first token, or [B]."""
+        c = self.config
         q, k, v = (p(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, c.rope_theta), rotate(k, c.rope_theta)
+        return rotate(q, c.rope_theta, start), rotate(k, c.rope_theta, start), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """A whole sequence: q [B, H, T, d], k and v [B, kv_heads, T, d] -> [B, H, T, d]."""
+        c = self.config
         # Keys and values are repeated here because enable_gqa leaves the fused CPU kernel.
         k, v = k.repeat_interleave(c.group, 1), v.repeat_interleave(c.group, 1)
-        if self.windowed and c.window < T:
-            o = window_attention(q, k, v, c.window)
-        else:
-            o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if self.windowed and c.window < q.shape[2]:
+            return window_attention(q, k, v, c.window)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def out(self, o: Tensor) -> Tensor:
+        """[B, H, T, d] -> [B, T, D]."""
         return self.o_proj(o.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.attend(*self.qkv(x)))
+
+    @classmethod
+    def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """What decoding keeps of one sequence of at most ``room`` tokens: keys and values, if windowed of the last ``window`` tokens."""
+        kept = min(config.window, room) if cls.windowed else room
+        return [((config.kv_heads, kept, config.head_dim), dtype)] * 2
+
+    def extend(self, x: Tensor, state: list[Tensor], start: int | Tensor) -> Tensor:
+        """Goes on after ``start`` tokens whose keys and values ``state`` holds, and adds the new ones: [B, T, D] -> [B, T, D]."""
+        q, k, v = self.qkv(x, start)
+        if isinstance(start, int) and start == 0:
+            write(k, v, *state, start)
+            return self.out(self.attend(q, k, v))
+        return self.out(attend_after(q, k, v, *state, start, self.config.window if self.windowed else None))
 
     def query_and_key(self) -> tuple[Tensor, Tensor]:
         """The q and k weights [heads * d, D], [kv_heads * d, D]; the norms' weights are multiplied in, which leaves the directions of q and

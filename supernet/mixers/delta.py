@@ -10,7 +10,7 @@ from supernet.config import SupernetConfig
 from supernet.layers import CausalConv, RMSNorm
 from supernet.mixers.attention import FullAttention
 from supernet.ops.delta_rule import saved_floats
-from supernet.ops.kernels import delta_rule
+from supernet.ops.kernels import delta_rule, delta_rule_from
 
 L2_EPS = 1e-6
 TAP = 0.5  # initial tap of the convolutions at the current token
@@ -59,6 +59,16 @@ def _low_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return a, weight @ a.T
 
 
+def extend_delta(self: nn.Module, x: Tensor, state: list[Tensor], start: int | Tensor) -> Tensor:
+    """``extend`` of every mixer between whose ``inputs`` and ``out`` lies the delta rule: goes on from ``state`` and replaces it."""
+    past, S = state
+    q, k, v, g, beta, gate, new_past = self.inputs(x, past)
+    o, new_S = delta_rule_from(q, k, v, g, beta, S)
+    past.copy_(new_past)
+    S.copy_(new_S)
+    return self.out(o.to(x.dtype), gate)
+
+
 class KimiDeltaAttention(nn.Module):
     """Delta rule with a decay per channel (Kimi Linear, arXiv 2510.26692): [B, T, D] -> [B, T, D]. No grouping, no rotary positions."""
 
@@ -76,19 +86,42 @@ class KimiDeltaAttention(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(width))
         self.norm = RMSNorm(d, c.delta_norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, ...]:
+        """[B, T, D] -> q, k, v, g [B, T, H, d], beta [B, T, H], gate [B, T, H, d] and the next ``past`` [B, width - 1, 3 H d].
+
+        ``past``: the convolutions' last inputs (queries, keys, values) of the tokens before; None where x is the start.
+        """
         c = self.config
-        q, k, v = (
-            conv(proj(x)).unflatten(-1, (c.kda_heads, c.kda_dim))
-            for conv, proj in ((self.q_conv, self.q_proj), (self.k_conv, self.k_proj), (self.v_conv, self.v_proj))
-        )
+        befores = [None] * 3 if past is None else past.chunk(3, -1)
+        mixed = [
+            conv(proj(x), before)
+            for conv, proj, before in zip(
+                (self.q_conv, self.k_conv, self.v_conv), (self.q_proj, self.k_proj, self.v_proj), befores, strict=True
+            )
+        ]
+        q, k, v = (y.unflatten(-1, (c.kda_heads, c.kda_dim)) for y, _ in mixed)
         raw = self.f_b_proj(self.f_a_proj(x)).float() + self.dt_bias.float()
         g = log_decay(self.A_log[:, None], raw.unflatten(-1, (c.kda_heads, c.kda_dim)))
         beta = self.beta_proj(x).float().sigmoid()
-        o = delta_rule(unit(q, c.kda_dim**-0.5), unit(k), v, g, beta).to(x.dtype)
         z = self.g_b_proj(self.g_a_proj(x)).unflatten(-1, (c.kda_heads, c.kda_dim))
         gate = F.silu(z) if c.kda_gate == "silu" else z.sigmoid()
+        return unit(q, c.kda_dim**-0.5), unit(k), v, g, beta, gate, torch.cat([last for _, last in mixed], -1)
+
+    def out(self, o: Tensor, gate: Tensor) -> Tensor:
+        """o, in the dtype of the layer's input, and gate [B, T, H, d] -> [B, T, D]."""
         return self.o_proj((self.norm(o) * gate).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, g, beta, gate, _ = self.inputs(x)
+        return self.out(delta_rule(q, k, v, g, beta).to(x.dtype), gate)
+
+    @classmethod
+    def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """What decoding keeps of one sequence, whatever its length: the convolutions' last inputs and the state, which is float32."""
+        H, d = config.kda_heads, config.kda_dim
+        return [((config.conv_width - 1, 3 * H * d), dtype), ((H, d, d), torch.float32)]
+
+    extend = extend_delta
 
     @classmethod
     def mixing_flops(cls, config: SupernetConfig, tokens: int) -> float:
@@ -158,17 +191,39 @@ class GatedDeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(c.gdn_value_heads))
         self.norm = RMSNorm(c.gdn_value_dim, c.delta_norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, ...]:
+        """[B, T, D] -> q, k [B, T, key heads, K], v [B, T, H, V], g [B, T, H, 1], beta [B, T, H], gate [B, T, H, V] and the next ``past``
+        [B, width - 1, C].
+
+        ``past``: the convolution's last inputs (queries, keys, values: C channels) of the tokens before; None where x is the start.
+        """
         c = self.config
         qkv, z = self.in_proj_qkvz(x).split([sum(self.widths[:3]), self.widths[3]], -1)
-        q, k, v = self.convolution(qkv).split(self.widths[:3], -1)
+        qkv, past = self.convolution(qkv, past)
+        q, k, v = qkv.split(self.widths[:3], -1)
         q, k = (y.unflatten(-1, (c.gdn_key_heads, c.gdn_key_dim)) for y in (q, k))
         q, k = unit(q, c.gdn_key_dim**-0.5), unit(k)
         v, z = (y.unflatten(-1, (c.gdn_value_heads, c.gdn_value_dim)) for y in (v, z))
         b, a = self.in_proj_ba(x).float().chunk(2, -1)
         g = log_decay(self.A_log, a + self.dt_bias.float())[..., None]
-        o = delta_rule(q, k, v, g, b.sigmoid()).to(x.dtype)
-        return self.out_proj((self.norm(o) * F.silu(z)).flatten(2))
+        return q, k, v, g, b.sigmoid(), F.silu(z), past
+
+    def out(self, o: Tensor, gate: Tensor) -> Tensor:
+        """o, in the dtype of the layer's input, and gate [B, T, H, V] -> [B, T, D]."""
+        return self.out_proj((self.norm(o) * gate).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, g, beta, gate, _ = self.inputs(x)
+        return self.out(delta_rule(q, k, v, g, beta).to(x.dtype), gate)
+
+    @classmethod
+    def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """What decoding keeps of one sequence, whatever its length: the convolution's last inputs and the state, which is float32."""
+        c = config
+        channels = 2 * c.gdn_key_heads * c.gdn_key_dim + c.gdn_value_heads * c.gdn_value_dim
+        return [((c.conv_width - 1, channels), dtype), ((c.gdn_value_heads, c.gdn_key_dim, c.gdn_value_dim), torch.float32)]
+
+    extend = extend_delta
 
     @classmethod
     def mixing_flops(cls, config: SupernetConfig, tokens: int) -> float:
