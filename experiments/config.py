@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from experiments.fingerprint import fingerprint
+from experiments.runs.fingerprint import fingerprint
 from supernet.config import SupernetConfig
 
 

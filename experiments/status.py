@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import Config, check
 from experiments.grids.cells import parts_of
+from experiments.overview.state import BAD, Line, lines_of, read_config
 from experiments.runs.entry import CONF, fail, one_line
 from experiments.runs.records import read_json, read_status
-from experiments.state import BAD, Line, lines_of, read_config
 
 MODULE = {"propose": "sweep", "winners": "sweep"}
 

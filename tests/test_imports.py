@@ -44,13 +44,24 @@ def test_analysis_reads_tables_only(path):
     assert [n for n in uses(path, "supernet") if n != allowed[0] and not n.startswith(allowed[1])] == []
 
 
-def test_entry_points_do_not_import_each_other():
-    entries = {p.stem for p in files("experiments") if '__name__ == "__main__"' in p.read_text(encoding="utf-8")} - {"__main__"}
-    assert entries, 'no entry point was found: this test looks for __name__ == "__main__" in files of experiments/'
-    for path in files("experiments"):
-        others = {f"experiments.{entry}" for entry in entries - {path.stem}}
-        if path.stem in entries:
-            assert not others & set(imported(path)), path
+def test_commands_do_not_import_each_other():
+    """A package's own __main__ may: it is the command of what lies beside it."""
+    runs = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files("experiments")}
+    commands = {path: name for path, name in runs.items() if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
+    assert "experiments.sweep" in commands.values(), 'this test looks for __name__ == "__main__" in files of experiments/'
+    for path, name in commands.items():
+        beside = {other for other in commands.values() if path.stem == "__main__" and other.rpartition(".")[0] == name.rpartition(".")[0]}
+        assert not (set(commands.values()) - {name} - beside) & set(imported(path)), path
+
+
+def test_the_top_of_experiments_holds_commands_alone():
+    others = {p.name for p in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' not in p.read_text(encoding="utf-8")}
+    assert others <= {"__init__.py", "config.py", "run.py", "machine.py"}
+
+
+def test_no_two_modules_of_experiments_share_a_name():
+    names = [p.stem for p in files("experiments") if not p.stem.startswith("__")]
+    assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize("module", ["supernet.placement", "analysis.ranks", "analysis.table"])

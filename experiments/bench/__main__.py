@@ -4,16 +4,16 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import kernels, losses, memory, optimiser, report, statistics, sweep, training
+from experiments.bench import distillation, engine, losses, memory, optimiser, statistics, token_mixing, whole_report
 
 BENCHMARKS = {
-    "sweep": sweep.run,
+    "sweep": engine.run,
     "statistics": statistics.run,
-    "report": report.run,
+    "report": whole_report.run,
     "optimiser": optimiser.run,
-    "kernels": kernels.run,
+    "kernels": token_mixing.run,
     "losses": losses.run,
-    "training": training.run,
+    "training": distillation.run,
     "memory": memory.run,
 }
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.bench.training import shapes
+from experiments.bench.distillation import shapes
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, kl_losses

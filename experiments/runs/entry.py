@@ -63,7 +63,7 @@ def run(task: Callable[[Config], None]) -> None:
 
 def planned(task: Callable[[Config], None]) -> Callable[[Config], None]:
     """The plan of a command in place of the command; Hydra does not get to see the flags."""
-    from experiments import plan
+    from experiments.overview import plan
 
     rate = plan.taken_from(sys.argv)
     return lambda config: plan.print_plan(task.__name__, config, rate)

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from experiments.drill import end, score_rows, start, wait_until
+from experiments.faults.drill import end, score_rows, start, wait_until
 
 
 def call(name, options, expect=0):

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.drill import SMALL
+from experiments.faults.drill import SMALL
 
 
 @pytest.fixture

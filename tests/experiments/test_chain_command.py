@@ -9,7 +9,7 @@ from chain import call, elsewhere, kill_when, run_folder, table
 
 from experiments import chain as command
 from experiments.chain import step, waiting_for
-from experiments.drill import end, start, wait_until
+from experiments.faults.drill import end, start, wait_until
 from experiments.runs.records import read_json
 from experiments.runs.stopping import Stopped
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from analysis.table import write_part
 from experiments import status as command
 from experiments.config import check, run_dir
-from experiments.drill import ROOT
+from experiments.faults.drill import ROOT
 from experiments.runs.entry import CONF
 from experiments.runs.records import exclusive, status, write_config, write_json
 from experiments.runs.stopping import Stopped

@@ -13,7 +13,7 @@ from experiments.config import check, data_dir, model_config, run_dir, teacher_d
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import training_items
 from experiments.distill import Distillation, distill
-from experiments.drill import SMALL
+from experiments.faults.drill import SMALL
 from experiments.runs.records import read_json, read_metrics
 from experiments.sweeping.weights import memory_bytes
 from experiments.training.build import initialised_supernet, load_frozen

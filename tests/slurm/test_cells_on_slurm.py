@@ -10,7 +10,7 @@ import pytest
 from cluster import wait_for
 from omegaconf import OmegaConf
 
-from experiments.drill import ROOT
+from experiments.faults.drill import ROOT
 from experiments.grids import cells
 from experiments.grids.cells import Cell, Grid
 from experiments.grids.slurm import check_options, run_slurm

@@ -14,7 +14,7 @@ from cluster import LIMIT, wait_for
 from hydra import compose, initialize_config_dir
 
 from experiments.config import check, run_dir
-from experiments.drill import ENVIRONMENT, ROOT, SMALL, score_rows
+from experiments.faults.drill import ENVIRONMENT, ROOT, SMALL, score_rows
 from experiments.runs.records import read_json
 
 # Cells that are long enough to be caught in the middle: the state to resume from is written at every step.

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from experiments.bench import kernels, losses, training
-from experiments.bench.device import NO_GPU
+from experiments.bench import distillation, losses, token_mixing
+from experiments.bench.timing import NO_GPU
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: sizes are another")
 
 
 def test_kernels_compare_what_runs_here_and_name_what_does_not(monkeypatch):
-    monkeypatch.setitem(kernels.SIZES, "cpu", (64, 2, torch.float32))
-    monkeypatch.setattr(kernels, "naive", lambda channels: kernels.delta_way("torch"))  # the real one takes half a minute
-    table = kernels.run()
+    monkeypatch.setitem(token_mixing.SIZES, "cpu", (64, 2, torch.float32))
+    monkeypatch.setattr(token_mixing, "naive", lambda channels: token_mixing.delta_way("torch"))  # the real one takes half a minute
+    table = token_mixing.run()
     assert set(table["operation"]) == {"delta rule, KDA", "delta rule, GDN", "window attention, w=2", "window attention, w=16"}
     ran = table[table["note"] == ""]
     assert set(ran["way"]) >= {"torch", "masked", "blocks", "causal, no window"}
@@ -40,14 +40,14 @@ def test_all_ways_of_the_loss_benchmark_compute_the_same():
 def test_a_training_step_trains_the_mixers_it_drew_and_nothing_else(monkeypatch):
     heads = {"heads": 2, "kv_heads": 1, "head_dim": 32, "gdn_key_heads": 1, "gdn_value_heads": 2, "kda_heads": 2}
     dims = {"gdn_key_dim": 32, "gdn_value_dim": 32, "kda_dim": 32}
-    monkeypatch.setattr(training, "SMALL", {"layers": 4, "vocab": 64, "hidden": 64, "ffn": 64} | heads | dims)
-    steps = training.Steps(training.shapes("135m").replace(**training.SMALL), 1, 20, "cpu")
+    monkeypatch.setattr(distillation, "SMALL", {"layers": 4, "vocab": 64, "hidden": 64, "ffn": 64} | heads | dims)
+    steps = distillation.Steps(distillation.shapes("135m").replace(**distillation.SMALL), 1, 20, "cpu")
     before = {name: p.detach().clone() for name, p in steps.student.named_parameters()}
     assert steps.step() == "FSKG"
     changed = {tuple(name.split(".")[:4]) for name, p in steps.student.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {("blocks", str(i), "mixers", letter) for i, letter in enumerate("FSKG")}
     assert steps.step() == "SKGF"
-    monkeypatch.setattr(training, "WARM_UP", 0)
-    monkeypatch.setattr(training, "STEPS", 1)
-    table = training.run(quick=True).set_index("scale")
+    monkeypatch.setattr(distillation, "WARM_UP", 0)
+    monkeypatch.setattr(distillation, "STEPS", 1)
+    table = distillation.run(quick=True).set_index("scale")
     assert list(table.index) == ["135m", "0.5b"] and (table["tokens/s"] > 0).all() and (table["delta rule"] == "torch").all()

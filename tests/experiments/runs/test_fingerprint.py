@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from experiments import fingerprint as module
-from experiments.fingerprint import fingerprint
+from experiments.runs.fingerprint import fingerprint
 
 
 def test_the_content_counts_and_the_place_does_not(tmp_path):

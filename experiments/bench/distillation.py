@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from experiments.bench.device import matmul_rate, peak_mib, pick
+from experiments.bench.timing import matmul_rate, peak_mib, pick
 from experiments.runs.kernels import first_that_works
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet

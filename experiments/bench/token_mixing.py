@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.bench.device import NO_GPU, pick, seconds
+from experiments.bench.timing import NO_GPU, pick, seconds
 from supernet.ops import kernels
 from supernet.ops.window import window_attention_blocks, window_attention_masked
 

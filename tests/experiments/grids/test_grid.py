@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from test_cells import grid
 
-from experiments.drill import ENVIRONMENT, PATIENCE, ROOT, SMALL
+from experiments.faults.drill import ENVIRONMENT, PATIENCE, ROOT, SMALL
 from experiments.grids import cells, local, slurm
 from experiments.grids.local import run_local
 from experiments.runs.stopping import Stopped

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from analysis.table import load_scores
 from experiments import random_supernet
 from experiments.config import check
-from experiments.drill import SMALL
-from experiments.drill import score_rows as table
+from experiments.faults.drill import SMALL
+from experiments.faults.drill import score_rows as table
 from experiments.report import report
 from experiments.sweep import sweep
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def configure(options):

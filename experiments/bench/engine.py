@@ -90,7 +90,7 @@ def _peak() -> int:
 
 
 def _memory(budget: int, count: int) -> dict[str, float]:
-    code = f"import json; from experiments.bench.sweep import memory_growth; print(json.dumps(memory_growth({budget}, {count})))"
+    code = f"import json; from experiments.bench.engine import memory_growth; print(json.dumps(memory_growth({budget}, {count})))"
     return json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

@@ -11,7 +11,7 @@ from conftest import SMALL
 from safetensors.torch import load_file
 
 from experiments.data.items import read_items, write_items
-from experiments.drill import end, start, wait_until
+from experiments.faults.drill import end, start, wait_until
 from supernet.scoring import Item
 
 # Decay moves every weight whose mixer has a gradient, be it zero: a mixer that was never drawn must not move.

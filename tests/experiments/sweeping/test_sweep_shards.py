@@ -5,8 +5,8 @@ import pytest
 from chain import call, elsewhere, run_folder
 
 from analysis.table import load_scores
-from experiments.drill import end, start, wait_until
-from experiments.drill import score_rows as table
+from experiments.faults.drill import end, start, wait_until
+from experiments.faults.drill import score_rows as table
 
 
 @pytest.mark.slow

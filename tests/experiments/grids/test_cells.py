@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.drill import ROOT, SMALL
+from experiments.faults.drill import ROOT, SMALL
 from experiments.grids import cells
 from experiments.grids.cells import make_grid, problem
 from experiments.runs.records import read_json, status, write_json

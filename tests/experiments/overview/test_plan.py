@@ -5,9 +5,9 @@ import torch
 from chain import call, run_folder
 from test_config import CONF, config
 
-from experiments import plan
 from experiments.config import data_dir, model_config
 from experiments.data.items import write_items
+from experiments.overview import plan
 from experiments.sweeping.placements import select
 from supernet.ops.losses import activation_error, kl_losses
 from supernet.scoring import Item, score

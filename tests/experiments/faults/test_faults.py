@@ -8,8 +8,8 @@ import sys
 import pandas as pd
 import pytest
 
-from experiments.drill import ENVIRONMENT, ROOT, score_rows
-from experiments.faults import Undisturbed, compare, judged, last_line
+from experiments.faults.drill import ENVIRONMENT, ROOT, score_rows
+from experiments.faults.judge import Undisturbed, compare, judged, last_line
 
 WAIT = 1200  # seconds; a loaded machine may take its time
 
@@ -17,8 +17,9 @@ SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
 import numpy as np
-from experiments.drill import Forked, warm_up
-from experiments.faults import kill_chain, truncated_part, undisturbed
+from experiments.faults.drill import Forked, warm_up
+from experiments.faults.inflict import kill_chain, truncated_part
+from experiments.faults.judge import undisturbed
 home = Path(sys.argv[1])
 warm_up()
 base = undisturbed(home, Forked)

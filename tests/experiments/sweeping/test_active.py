@@ -24,7 +24,7 @@ from experiments.sweeping.parts import merge, write_placements
 from experiments.sweeping.placements import select
 from supernet.placement import Placement, exhaustive
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 EVERYTHING = [str(p) for p in exhaustive(5)]
 SOURCES = {"local", "counts", "band", "exhaustive", "frontier", "preset", "neighbour"}
 

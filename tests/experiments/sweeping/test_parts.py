@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from analysis.table import WANTED, load_scores
 from experiments import random_supernet
 from experiments.config import check, run_dir
-from experiments.drill import SMALL
-from experiments.drill import score_rows as table
+from experiments.faults.drill import SMALL
+from experiments.faults.drill import score_rows as table
 from experiments.runs import stopping
 from experiments.sweep import sweep
 from experiments.sweeping import parts, weights
 from experiments.sweeping.parts import ask, claim, part_name, score_missing
 from experiments.sweeping.placements import select
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def configure(root, *overrides):

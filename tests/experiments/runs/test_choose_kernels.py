@@ -92,7 +92,7 @@ def test_the_self_test_runs_in_a_process_of_its_own():
 
 
 def config(*overrides):
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base=None):
+    with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base=None):
         return check(compose("config", ["scale=tiny", *overrides]))
 
 
