@@ -1,7 +1,9 @@
 """``python -m experiments.report scale=...``: the report of the run that these options name, by ``analysis.report``."""
 
-from analysis.report import ENDPOINTS, load_endpoints, verdict
-from analysis.report import report as write_report
+from analysis.output.run_report import report as write_report
+from analysis.output.words import verdict
+from analysis.report import load_endpoints
+from analysis.stability.endpoints import ENDPOINTS
 from analysis.table import load_scores
 from experiments.config import Config, run_dir
 from experiments.runs.entry import run

@@ -44,14 +44,21 @@ def test_analysis_reads_tables_only(path):
     assert [n for n in uses(path, "supernet") if n != allowed[0] and not n.startswith(allowed[1])] == []
 
 
-def test_commands_do_not_import_each_other():
+@pytest.mark.parametrize(("package", "known"), [("experiments", "experiments.sweep"), ("analysis", "analysis.report")])
+def test_commands_do_not_import_each_other(package, known):
     """A package's own __main__ may: it is the command of what lies beside it."""
-    runs = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files("experiments")}
+    runs = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files(package)}
     commands = {path: name for path, name in runs.items() if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
-    assert "experiments.sweep" in commands.values(), 'this test looks for __name__ == "__main__" in files of experiments/'
+    assert known in commands.values(), f'this test looks for __name__ == "__main__" in files of {package}/'
     for path, name in commands.items():
         beside = {other for other in commands.values() if path.stem == "__main__" and other.rpartition(".")[0] == name.rpartition(".")[0]}
         assert not (set(commands.values()) - {name} - beside) & set(imported(path)), path
+
+
+def test_nothing_in_analysis_imports_a_command():
+    commands = {f"analysis.{p.stem}" for p in (ROOT / "analysis").glob("*.py") if '__name__ == "__main__"' in p.read_text(encoding="utf-8")}
+    for path in files("analysis"):
+        assert not (commands - {f"analysis.{path.stem}"}) & set(imported(path)), path
 
 
 def test_the_top_of_experiments_holds_commands_alone():
@@ -59,12 +66,18 @@ def test_the_top_of_experiments_holds_commands_alone():
     assert others <= {"__init__.py", "config.py", "run.py", "machine.py"}
 
 
-def test_no_two_modules_of_experiments_share_a_name():
-    names = [p.stem for p in files("experiments") if not p.stem.startswith("__")]
+def test_the_top_of_analysis_holds_commands_and_what_all_of_them_read():
+    others = {p.name for p in (ROOT / "analysis").glob("*.py") if '__name__ == "__main__"' not in p.read_text(encoding="utf-8")}
+    assert others <= {"__init__.py", "table.py", "runs.py", "bands.py", "cost.py", "roofline.py"}
+
+
+@pytest.mark.parametrize("package", ["experiments", "analysis"])
+def test_no_two_modules_share_a_name(package):
+    names = [p.stem for p in files(package) if not p.stem.startswith("__")]
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("module", ["supernet.placement", "analysis.ranks", "analysis.table"])
+@pytest.mark.parametrize("module", ["supernet.placement", "analysis.statistics.ranks", "analysis.table"])
 def test_loads_without_torch(module):
     code = f"import sys, {module}; assert not set(sys.modules) & {{{', '.join(map(repr, TORCH))}}}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.optimise import Constraints, frontier
-from analysis.surrogate import design, fit
+from analysis.surrogate import fit
+from analysis.surrogate.design import design
 from supernet.placement import LETTERS, sample_counts, sample_local
 
 LAYERS = 48

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.ranks import tau_matrix
 from analysis.stability import Endpoints, stability_table
-from analysis.worlds import World, simulate
+from analysis.statistics.ranks import tau_matrix
+from analysis.validation.worlds import World, simulate
 
 
 def run(quick: bool = False) -> pd.DataFrame:

@@ -10,11 +10,12 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 
-from analysis.found import RANDOM
-from analysis.fresh import TABLE as FRESH
-from analysis.presets import next_placements, winners
-from analysis.proposed import TABLE as PROPOSED
-from analysis.proposed import with_proposed
+from analysis.optimise.against_random import RANDOM
+from analysis.optimise.choice import winners
+from analysis.optimise.fresh_items import TABLE as FRESH
+from analysis.optimise.next_round import next_placements
+from analysis.optimise.proposals import TABLE as PROPOSED
+from analysis.optimise.proposals import with_proposed
 from analysis.table import Scores, load_placements, load_scores
 from experiments.config import Config, items_path, model_config, run_dir, stage_options
 from experiments.data.items import read_items

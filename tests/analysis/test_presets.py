@@ -8,10 +8,15 @@ import pytest
 import yaml
 
 from analysis import presets
-from analysis.fresh import load_fresh
-from analysis.optimise import Constraints, best_at, frontier, meets
-from analysis.presets import choose, default_budgets, drift, expansions, lost, next_placements, surrogate, write_presets
-from analysis.proposed import with_proposed
+from analysis.optimise import Constraints, best_at, frontier, meets, next_round, over_training
+from analysis.optimise.choice import choose, default_budgets, surrogate, winners
+from analysis.optimise.choice import presets as named_presets
+from analysis.optimise.fresh_items import load_fresh
+from analysis.optimise.next_round import next_placements
+from analysis.optimise.over_training import drift, expansions, lost
+from analysis.optimise.proposals import with_proposed
+from analysis.output import presets_report
+from analysis.output.presets_report import write_presets
 from analysis.surrogate import fit
 from analysis.table import SCHEMA, Scores, load_scores, write_part
 from supernet.placement import Placement, exhaustive
@@ -128,7 +133,7 @@ def test_next_placements_leave_the_test_set_alone(some):
     test = [*scores.placements[2::5], *unscored]
     rows, gain, judged = next_placements(scores, 30, np.random.default_rng(0), test)
     assert len(rows) == 30 and not set(rows["placement"]) & {*test, *scores.placements}
-    learned = surrogate(presets._part(scores, ~np.isin(scores.placements, test)))
+    learned = surrogate(next_round._part(scores, ~np.isin(scores.placements, test)))
     optima = dict.fromkeys(best_at(frontier(learned), default_budgets(5)))
     new = [p for p in optima if p not in {*test, *scores.placements}]
     assert new and list(rows["placement"][: len(new)]) == new  # the most overrated come first: their scores tell most
@@ -153,7 +158,7 @@ def save_fresh(scores, folder, own, items):
 
 def test_winners_are_reported_from_fresh_items(some, tmp_path):
     scores, _ = some
-    expansion, chosen = surrogate(scores), presets.winners(tmp_path, scores, scores)
+    expansion, chosen = surrogate(scores), winners(tmp_path, scores, scores)
     named = choose(expansion, default_budgets(5))["placement"]
     assert "FFFFF" in chosen and set(named) <= set(chosen)
     best = scores.quality[-1].mean(axis=1)
@@ -164,7 +169,7 @@ def test_winners_are_reported_from_fresh_items(some, tmp_path):
     *judged, left_out = chosen if chosen[-1] != "FFFFF" else [*chosen[1:], chosen[0]]
     own = {p: 0.1 * i for i, p in enumerate(judged)}
     save_fresh(scores, tmp_path, own, ["i0", "i1", *(f"new{i}" for i in range(12))])
-    named = presets.presets(scores, expansion, default_budgets(5), fresh=load_fresh(tmp_path, scores))
+    named = named_presets(scores, expansion, default_budgets(5), fresh=load_fresh(tmp_path, scores))
     told = {entry["placement"]: entry for entry in named.values()}
     assert len(told) >= 3
     for placement in set(told) - {left_out}:
@@ -202,16 +207,16 @@ def test_fresh_scores_that_cannot_be_used(some, tmp_path):
 
 def test_surrogate_is_judged_on_the_test_set_of_active_learning(some, tmp_path):
     scores, _ = some
-    assert presets.held_out(tmp_path) == []
+    assert presets_report.held_out(tmp_path) == []
     (tmp_path / "active.json").write_text(json.dumps({"test": scores.placements[::4], "rounds": []}))
     last = replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:])
-    table = presets.surrogate_quality(last, np.random.default_rng(0), presets.held_out(tmp_path))
+    table = over_training.surrogate_quality(last, np.random.default_rng(0), presets_report.held_out(tmp_path))
     n = len(scores.placements[::4])
     assert set(table["judged_on"]) == {f"{n} held out, {len(scores.placements) - n} scored"}
     assert table.groupby("model")["n"].max().eq(n).all()
     (tmp_path / "active.json").write_text("{")
     with pytest.raises(ValueError, match="active.json is not a record"):
-        presets.held_out(tmp_path)
+        presets_report.held_out(tmp_path)
 
 
 def save(scores, folder):
@@ -251,21 +256,21 @@ def test_everything_is_written(some, tmp_path):
 
 def test_presets_are_reproducible(some):
     scores, _ = some
-    assert presets.presets(scores, surrogate(scores), [2.0]) == presets.presets(scores, surrogate(scores), [2.0])
-    tables = [presets.layer_stability(scores, expansions(scores, scores), [2.0], np.random.default_rng(3), draws=3) for _ in range(2)]
+    assert named_presets(scores, surrogate(scores), [2.0]) == named_presets(scores, surrogate(scores), [2.0])
+    tables = [over_training.layer_stability(scores, expansions(scores, scores), [2.0], np.random.default_rng(3), draws=3) for _ in range(2)]
     assert tables[0].equals(tables[1])
 
 
 def test_test_set_where_placements_abound():
     everything = [str(p) for p in exhaustive(5)]
     scores, _ = world(everything, 1, np.random.default_rng(0), items=10)
-    table = presets.surrogate_quality(scores, np.random.default_rng(0))
+    table = over_training.surrogate_quality(scores, np.random.default_rng(0))
     assert set(table["judged_on"]) == {"768 held out, 256 scored"}
     whole = table.groupby("model")["r2"].first()
     assert whole["additive"] > 0.9 and whole["cluster expansion"] > 0.9
 
 
-presets_of_draws = presets.layer_stability
+presets_of_draws = over_training.layer_stability
 
 
 def save_proposed(scores, folder, quality, step=30, items=None):
@@ -297,8 +302,8 @@ def test_proposals_teach_the_last_surrogate_and_nothing_else(some, tmp_path):
     table = drift(scores, last, fitted, [3.0])
     assert table["learned"].nunique() == 2 and list(table["step"]) == [0, 10, 20, 30, 30]
     assert table["hamming"][3] == table["lost"][3] == 0 and list(table["placement"][4:]) == list(choose(fitted[-1][1], [3.0])["placement"])
-    assert set(presets.coefficients_over_training(scores, fitted)["step"]) == {0, 10, 20, 30}
-    source = presets.provenance(tmp_path, scores, last)
+    assert set(over_training.coefficients_over_training(scores, fitted)["step"]) == {0, 10, 20, 30}
+    source = presets_report.provenance(tmp_path, scores, last)
     assert source["proposed"] == 3 and source["placements"] == len(scores.placements) and source["proposed_sha256"]
 
     save_proposed(scores, tmp_path, quality, items=scores.items[:-2])
@@ -356,12 +361,14 @@ def test_a_question_that_has_no_answer_ends_in_one_line(some, tmp_path, capsys, 
 
 def test_found_compares_presets_with_the_random_best_on_fresh_items(some, tmp_path, monkeypatch):
     scores, _ = some
-    monkeypatch.setattr(presets, "layer_stability", lambda scores, fitted, grid, rng: presets_of_draws(scores, fitted, grid, rng, draws=2))
+    monkeypatch.setattr(
+        presets_report, "layer_stability", lambda scores, fitted, grid, rng: presets_of_draws(scores, fitted, grid, rng, draws=2)
+    )
     save(replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:]), tmp_path)
     scores = load_scores(tmp_path)
     write_presets(tmp_path)
     assert not (tmp_path / "tables" / "found.csv").exists()
-    rng, chosen = np.random.default_rng(2), presets.winners(tmp_path, scores, scores)
+    rng, chosen = np.random.default_rng(2), winners(tmp_path, scores, scores)
     own = dict(zip(chosen, rng.normal(size=len(chosen)), strict=True))
     save_fresh(scores, tmp_path, own, ["i0", *(f"new{i}" for i in range(12))])
     named = write_presets(tmp_path)["presets"]
@@ -398,7 +405,7 @@ def test_command_takes_every_run_and_goes_on_after_one_that_fails(some, tmp_path
     save(some[0], tmp_path / "results" / "tiny" / "bad")
     (tmp_path / "results" / "tiny" / "bad" / "scores" / "step-all" / "part.parquet").write_bytes(b"no")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(presets, "draw_figures", lambda *_: None)
+    monkeypatch.setattr(presets_report, "draw_figures", lambda *_: None)
     assert presets.main([]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("error:") == 1 and "bad" in captured.err

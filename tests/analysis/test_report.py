@@ -5,7 +5,10 @@ import yaml
 from scipy.stats import bootstrap
 
 from analysis import report
-from analysis.stability import load_endpoints
+from analysis.bands import bands_in
+from analysis.output import comparison_report, words
+from analysis.runs import describe
+from analysis.stability import checkpoints, load_endpoints
 
 FILES = {
     "tables": ["frontier", "pareto_drift", "stability", "tau_matrix", "time_to_stability", "top_ranks"],
@@ -178,7 +181,7 @@ def test_verdict_in_plain_words(quick, changes, said):
     drift = pd.DataFrame({"tokens": [0, 1, 2], "loss": 0.1, "loss_lo": 0.0, "loss_hi": 0.2, "loss_random": 0.5, "shared_cross": 0.5,
                           "shared_ceiling": 0.8, "shared_random": 0.1})  # fmt: skip
     tables = {"stability": rows, "time_to_stability": pd.DataFrame([time | changes]), "pareto_drift": drift}
-    lines = report.verdict(tables, load_endpoints(quick))
+    lines = words.verdict(tables, load_endpoints(quick))
     assert said in lines[0] and len(lines) == 2
     assert (
         "costs 0.100 (0.000 to 0.200) nats/token" in lines[1] and "found on other items (noise ceiling 80%, random choice 10%)" in lines[1]
@@ -219,22 +222,22 @@ def test_bands_without_placements_are_left_out(quick, simulate):
     cheap = scores.cost < 1.5
     scores = type(scores)(**{**vars(scores), "placements": [p for p, c in zip(scores.placements, cheap, strict=True) if c],
                              "cost": scores.cost[cheap], "quality": scores.quality[:, cheap]})  # fmt: skip
-    tables = report.analyse(scores, load_endpoints(quick))
+    tables = checkpoints.analyse(scores, load_endpoints(quick))
     assert sorted(tables["stability"]["n_placements"].unique()) == [0, cheap.sum()]
-    bands = report.figures.bands(tables["stability"])
-    matrices = report.mean_tau(tables["tau_matrix"], bands)
+    bands = bands_in(tables["stability"])
+    matrices = checkpoints.mean_tau(tables["tau_matrix"], bands)
     assert [n for _, n in matrices.values()] == [cheap.sum()] * 2
     np.testing.assert_allclose(matrices["within cost bands"][0], matrices["whole cost range"][0])
-    assert report.verdict(tables, load_endpoints(quick))[1].endswith("**nothing can be said** (n = 0 placements, 8 items).")
+    assert words.verdict(tables, load_endpoints(quick))[1].endswith("**nothing can be said** (n = 0 placements, 8 items).")
 
 
 def test_seeds_are_summarised(quick, simulate):
     steps = (0, 100)
     runs = [simulate(np.random.default_rng(0), n_placements=40, n_items=8, steps=steps, run=f"sim-{s}", seed=s) for s in range(2)]
-    described = pd.concat([report.compare.describe(r, "absent") for r in runs], ignore_index=True)
-    table, notes = report.seeds_of_scales(described, runs, load_endpoints(quick))
+    described = pd.concat([describe(r, "absent") for r in runs], ignore_index=True)
+    table, notes = comparison_report.seeds_of_scales(described, runs, load_endpoints(quick))
     assert notes == [] and table["kendall_w"].dropna().tolist() == pytest.approx([1.0] * table["kendall_w"].notna().sum())
     other = simulate(np.random.default_rng(0), n_placements=40, n_items=8, steps=(0, 50), run="sim-1", seed=1)
-    table, notes = report.seeds_of_scales(described, [runs[0], other], load_endpoints(quick))
+    table, notes = comparison_report.seeds_of_scales(described, [runs[0], other], load_endpoints(quick))
     assert table is None and "different steps" in notes[0]
-    assert report.seeds_of_scales(described.iloc[:1], runs[:1], load_endpoints(quick)) == (None, [])
+    assert comparison_report.seeds_of_scales(described.iloc[:1], runs[:1], load_endpoints(quick)) == (None, [])

@@ -4,9 +4,11 @@ import pytest
 
 from analysis import search
 from analysis.cost import placement_costs
-from analysis.search import SEARCHES, best_within, experiment, truth_experiment
-from analysis.surrogate import CLUSTERS, design
+from analysis.optimise import searches
+from analysis.optimise.searches import SEARCHES
+from analysis.surrogate.design import CLUSTERS, design
 from analysis.table import SCHEMA, write_part
+from analysis.validation.known_truth import best_within, experiment, truth_experiment
 from supernet.placement import exhaustive
 
 
@@ -30,7 +32,7 @@ def test_every_search_uses_exactly_its_evaluations_and_finds_something(method):
         asked.append(placement)
         return quality[index[placement]]
 
-    found = search.search(score, method, 100, 5, "FSKG", np.random.default_rng(1))
+    found = searches.search(score, method, 100, 5, "FSKG", np.random.default_rng(1))
     assert len(asked) == len(set(asked)) == 100
     assert {"FFFFF", "GGGGG"} <= set(found)
     beyond = set(found) - set(asked)

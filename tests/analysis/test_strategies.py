@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import compare, report, strategies
+from analysis import report, strategies
+from analysis.comparison import samplers
+from analysis.output import samplers_report
+from analysis.runs import family
 from analysis.stability import Endpoints
 from analysis.table import load_scores
 
@@ -44,22 +47,22 @@ def grid_folders(tmp_path, simulate, write_run):
 
 
 def test_differences_are_the_planted_ones(grid_folders):
-    (grid,) = strategies.grids(grid_folders(), ENDPOINTS)
+    (grid,) = samplers.grids(grid_folders(), ENDPOINTS)
     assert grid.strategies == ["local", "counts", "targeted"] and grid.seeds == [1, 2, 3]
-    table = strategies.final_quality(grid, 0.95).set_index(["group", "strategy"])
-    planted = table.loc[(strategies.EVERY, "targeted")]
+    table = samplers.final_quality(grid, 0.95).set_index(["group", "strategy"])
+    planted = table.loc[(samplers.EVERY, "targeted")]
     assert planted["seeds_lo"] < -0.2 * 61 / 64 + 0.1 * 3 / 64 < planted["seeds_hi"] and planted["verdict"] == "worse"
-    assert table.loc[(strategies.PRESETS, "targeted"), "difference"] == pytest.approx(0.1, abs=0.03)
-    assert table.loc[(strategies.EVERY, "counts"), "difference"] == pytest.approx(0, abs=0.005)
-    everything, bands = table.loc[strategies.EVERY].iloc[0], [g for g in grid.groups if g.startswith("cost")]
+    assert table.loc[(samplers.PRESETS, "targeted"), "difference"] == pytest.approx(0.1, abs=0.03)
+    assert table.loc[(samplers.EVERY, "counts"), "difference"] == pytest.approx(0, abs=0.005)
+    everything, bands = table.loc[samplers.EVERY].iloc[0], [g for g in grid.groups if g.startswith("cost")]
     assert everything["n_placements"] == 64 == sum(len(grid.groups[band]) for band in bands)
-    assert table.loc[(strategies.PRESETS, "local"), "n_placements"] == 3
+    assert table.loc[(samplers.PRESETS, "local"), "n_placements"] == 3
 
 
 def test_the_paragraph_follows_the_numbers(grid_folders):
     def said(effect):
-        (grid,) = strategies.grids(grid_folders(effect=effect), ENDPOINTS)
-        return strategies.paragraph(strategies.final_quality(grid, 0.95))
+        (grid,) = samplers.grids(grid_folders(effect=effect), ENDPOINTS)
+        return samplers_report.paragraph(samplers.final_quality(grid, 0.95))
 
     assert "**is seen here**" in said(EFFECT)[-1] and "targeted better" in said(EFFECT)[-1]
     assert "**is not seen here**: targeted" in said({"local": 0.0, "targeted": 0.2})[-1]
@@ -68,8 +71,8 @@ def test_the_paragraph_follows_the_numbers(grid_folders):
 
 
 def test_one_seed_decides_nothing(grid_folders):
-    (grid,) = strategies.grids(grid_folders(seeds=(1,)), ENDPOINTS)
-    table = strategies.final_quality(grid, 0.95)
+    (grid,) = samplers.grids(grid_folders(seeds=(1,)), ENDPOINTS)
+    table = samplers.final_quality(grid, 0.95)
     assert set(table["verdict"]) == {"", "undecided"} and table["seeds_lo"].isna().all()
 
 
@@ -90,27 +93,30 @@ def test_presets_are_compared_on_fresh_items_where_these_were_scored(grid_folder
         if name != "counts":  # was not judged there, which hides nothing of the others
             part.parent.mkdir(parents=True)
             pd.DataFrame(fresh).to_parquet(part)
-    (grid,) = strategies.grids(folders, ENDPOINTS)
-    table = strategies.final_quality(grid, 0.95)
-    rows = table[table["group"] == strategies.FRESH].set_index("strategy")
+    (grid,) = samplers.grids(folders, ENDPOINTS)
+    table = samplers.final_quality(grid, 0.95)
+    rows = table[table["group"] == samplers.FRESH].set_index("strategy")
     assert list(rows.index) == ["local", "targeted"] and set(rows["n_items"]) == {6} and set(rows["n_placements"]) == {3}
     assert rows.loc["targeted", "difference"] == pytest.approx(-0.05, abs=2e-3) and rows.loc["targeted", "verdict"] == "worse"
-    assert "items that chose none of them" in " ".join(strategies.paragraph(table)) and "targeted worse" in strategies.paragraph(table)[-1]
+    assert (
+        "items that chose none of them" in " ".join(samplers_report.paragraph(table))
+        and "targeted worse" in samplers_report.paragraph(table)[-1]
+    )
     (folders[0] / "fresh" / part.parent.name / "part-0.parquet").unlink()  # one seed of the reference is missing
-    (grid,) = strategies.grids(folders, ENDPOINTS)
-    assert strategies.FRESH not in set(strategies.final_quality(grid, 0.95)["group"])
+    (grid,) = samplers.grids(folders, ENDPOINTS)
+    assert samplers.FRESH not in set(samplers.final_quality(grid, 0.95)["group"])
 
 
 def test_only_runs_that_differ_in_the_sampler_are_compared(grid_folders):
     folders = grid_folders()
     other = grid_folders(effect={"hybrid": 0.0}, lr=1.0)
-    (grid,) = strategies.grids([*folders, *other], ENDPOINTS)
+    (grid,) = samplers.grids([*folders, *other], ENDPOINTS)
     assert "hybrid" not in grid.strategies
-    (grid,) = strategies.grids(folders[1:], ENDPOINTS)  # local lacks seed 1
+    (grid,) = samplers.grids(folders[1:], ENDPOINTS)  # local lacks seed 1
     assert grid.seeds == [2, 3]
-    assert strategies.grids(folders[:3], ENDPOINTS) == []
+    assert samplers.grids(folders[:3], ENDPOINTS) == []
     with pytest.raises(ValueError, match="share no seed"):
-        strategies.grids([folders[0], folders[4]], ENDPOINTS)
+        samplers.grids([folders[0], folders[4]], ENDPOINTS)
 
 
 def test_an_option_that_is_younger_than_a_run_forbids_nothing(grid_folders):
@@ -118,11 +124,11 @@ def test_an_option_that_is_younger_than_a_run_forbids_nothing(grid_folders):
     path = folders[1] / "config.yaml"
     options = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(options | {"data": {"column": "prompt"}, "kernels": "auto"}))
-    (grid,) = strategies.grids(folders, ENDPOINTS)
+    (grid,) = samplers.grids(folders, ENDPOINTS)
     assert grid.strategies == ["local", "counts", "targeted"]
     options["model"]["window"] = 8
     path.write_text(yaml.safe_dump(options))
-    (grid,) = strategies.grids(folders, ENDPOINTS)
+    (grid,) = samplers.grids(folders, ENDPOINTS)
     assert grid.strategies == ["local", "targeted"]
 
 
@@ -156,9 +162,9 @@ def test_the_report_never_mixes_samplers(grid_folders, tmp_path, monkeypatch):
 
 
 def test_families(tmp_path):
-    def family(**options):
+    def of(**options):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"distill": {"sampler": "local"}} | options))
-        return compare.family(tmp_path)
+        return family(tmp_path)
 
-    assert compare.family(tmp_path) == ""
-    assert (family(), family(stage="sft"), family(supernet="x")) == ("local", "local-sft", "supernet")
+    assert family(tmp_path) == ""
+    assert (of(), of(stage="sft"), of(supernet="x")) == ("local", "local-sft", "supernet")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from analysis.stability import Endpoints
-from analysis.subsample import coverage, take
 from analysis.table import Scores
+from analysis.validation.subsamples import coverage, take
 from supernet.placement import exhaustive
 
 

@@ -14,10 +14,11 @@ from chain import call, elsewhere, kill_when, run_folder, table
 from hydra import compose, initialize_config_dir
 
 from analysis import presets
-from analysis.optimise import Gain
-from analysis.proposed import with_proposed
-from analysis.search import best_within
+from analysis.optimise.choice import winners
+from analysis.optimise.next_round import Gain
+from analysis.optimise.proposals import with_proposed
 from analysis.table import SCHEMA, load_placements, load_scores, write_part
+from analysis.validation.known_truth import best_within
 from experiments.config import check, run_dir, run_id
 from experiments.sweeping import active
 from experiments.sweeping.parts import merge, write_placements
@@ -168,7 +169,7 @@ def test_it_stops_where_two_fits_in_a_row_see_nothing_to_gain(tmp_path, monkeypa
     gains = iter([Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(1.0, 1.0)])
 
     def next_placements(scores, *options):
-        rows, _, judged = presets.next_placements(scores, *options)
+        rows, _, judged = next_placements(scores, *options)
         return rows, next(gains), judged
 
     monkeypatch.setattr(active, "next_placements", next_placements)
@@ -230,12 +231,12 @@ def test_the_command_survives_kills_and_judges_winners_on_fresh_items(small, tmp
     record = json.loads((folder / "active.json").read_text())
     assert f"proposed: {record['rounds'][-1]['scored']} scored, of these {len(record['test'])} held out" in said
     scores = load_scores(folder)
-    last = presets.with_proposed(folder, scores)
+    last = with_proposed(folder, scores)
     assert scores.quality.shape == (4, 14, 6) and last.quality.shape == (1, record["rounds"][-1]["scored"], 6)
     assert set(table(folder, "proposed")["step"]) == {8}
     fresh = table(folder, "fresh")
     assert set(fresh["step"]) == {8} and fresh["item"].nunique() == 4 and not set(fresh["item"]) & set(scores.items)
-    assert set(fresh["placement"]) == {*presets.winners(folder, scores, last), "GKF"} and "FFF" in set(fresh["placement"])
+    assert set(fresh["placement"]) == {*winners(folder, scores, last), "GKF"} and "FFF" in set(fresh["placement"])
     assert presets.main([str(folder)]) == 0
     named = yaml.safe_load((folder / "presets.yaml").read_text())["presets"]
     assert all(entry["measured"]["fresh_items"] and entry["measured"]["items"] == 4 for entry in named.values())

@@ -1,0 +1,111 @@
+"""Tables, figures and report.md of several runs side by side."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.bands import bands_in, rows_of
+from analysis.comparison.transfer import SIMILAR_COST, TOLERANCE, transfer
+from analysis.output import comparison_figures, style
+from analysis.output.words import verdict
+from analysis.output.write import bullets, markdown, write_csv, write_text
+from analysis.runs import describe, side_by_side
+from analysis.stability.endpoints import Endpoints
+from analysis.stability.seeds import seeds_table
+from analysis.table import Scores
+
+
+def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd.DataFrame]]], endpoints: Endpoints, out: Path) -> None:
+    """Tables, figures and report.md that set several runs side by side."""
+    described = pd.concat([describe(scores, run) for run, (scores, _) in zip(runs, results, strict=True)], ignore_index=True)
+    stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described)
+    times = pd.concat([tables["time_to_stability"] for _, tables in results], ignore_index=True)
+    transfers = pd.concat(
+        [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True
+    )
+    tables = {"runs": described, "comparison": stability, "time_to_stability": times, "transfer": transfers}
+    seeds, notes = seeds_of_scales(described, [scores for scores, _ in results], endpoints)
+    if seeds is not None:
+        tables["seeds"] = seeds
+    for name, table in tables.items():
+        write_csv(table, out / "tables" / f"{name}.csv")
+    captions = draw_comparison(stability, endpoints, out / "figures")
+    last = transfers.groupby(["source", "target"], sort=False).tail(1)  # the final ranking of the source
+    text = [
+        "# Runs side by side",
+        bullets([_transfer_sentence(row, endpoints) for _, row in last.iterrows()]),
+        "Placements of two runs are matched one to one: equal ones first, the others by the mean of two total variation distances, of "
+        "their mixers' shares in the whole placement and in the first, middle and last third of the depth; pairs further apart than "
+        f"{TOLERANCE} are left out. Intervals: jackknife over placements. Pairs of similar cost differ by at most "
+        f"{SIMILAR_COST} FA-layer equivalents per layer in both runs.",
+        "## Runs",
+        markdown(described),
+        "## Time to stability",
+        *(f"**{scores.scale}, run {scores.run}**\n\n" + bullets(verdict(tables, endpoints)) for scores, tables in results),
+        markdown(times),
+        "## Transfer of final rankings",
+        markdown(last),
+        *([] if seeds is None else ["## Training seeds: mean of τ/ceiling, Kendall's W of the seeds", markdown(seeds)]),
+        *([bullets(notes)] if notes else []),
+        "## Figures",
+        *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
+    ]  # fmt: skip
+    write_text("\n\n".join(text) + "\n", out / "report.md")
+
+
+def seeds_of_scales(described: pd.DataFrame, runs: list[Scores], endpoints: Endpoints) -> tuple[pd.DataFrame | None, list[str]]:
+    """``stability.seeds_table`` of every scale with several training seeds, and a line on each that cannot be summarised."""
+    frames, notes = [], []
+    for scale, rows in described.groupby("scale", sort=False):
+        if rows["seed"].nunique() < len(rows) or len(rows) < 2:
+            continue
+        try:
+            table = seeds_table([runs[i] for i in rows.index], endpoints)
+            frames.append(table.assign(scale=scale)[["scale", *table.columns]])
+        except ValueError as error:
+            notes.append(f"No summary over the seeds of {scale}: {error}")
+    return (pd.concat(frames, ignore_index=True) if frames else None), notes
+
+
+def draw_comparison(stability: pd.DataFrame, endpoints: Endpoints, folder: Path) -> dict[str, str]:
+    """The figures of ``report_comparison``: one panel per band, the n-th cheapest of each run together."""
+    narrow = []
+    for run, rows in stability.groupby("run", sort=False):
+        for n, band in enumerate(band for band in bands_in(rows) if not band.whole):
+            of_band = rows_of(band, rows)
+            lo, hi = of_band[["relative_lo", "relative_hi"]].iloc[0]
+            name = f"{of_band['scale'].iloc[0]} {run}"
+            label = name if len(name) <= 26 else name[:25] + "…"
+            narrow.append(of_band.assign(label=label, panel=n, title=f"cost {lo:.0%}–{hi:.0%} of all-FA"))
+    frame = pd.concat(narrow)
+    labels = frame["label"].drop_duplicates().tolist()
+    captions = {}
+    for axis, words in (("share_of_training", "share of training"), ("tokens_per_parameter", "tokens per trained parameter")):
+        known = frame[frame[axis].notna() & frame["ratio"].notna()]
+        if known.empty:
+            continue
+        name = f"scales_{axis}"
+        with style.figure(known["panel"].nunique(), height=2.6) as (fig, axes):
+            for ax, (_, rows) in zip(axes, known.groupby("panel"), strict=True):
+                comparison_figures.scales(ax, rows, endpoints.threshold, labels, axis)
+                ax.set_title(" / ".join(rows["title"].drop_duplicates()))
+            style.save(fig, folder / name)
+        captions[name] = (f"τ/ceiling of every run over {words}, one panel per cost band; {endpoints.level:.0%} intervals. "
+                          "Bands as shares of the cost of all-FA.")  # fmt: skip
+    return captions
+
+
+def _transfer_sentence(row: pd.Series, endpoints: Endpoints) -> str:
+    names = f"{row['source_scale']} ({row['source']}) and {row['target_scale']} ({row['target']})"
+    if not row["n_pairs"] > 0:
+        return f"{names} share {row['n_matched']:.0f} matched placements: too few to compare rankings."
+    level = f"{endpoints.level:.0%}"
+    similar = "no pairs are of similar cost"
+    if row["similar_pairs"] > 0:
+        similar = f"{row['similar_accuracy']:.0%} ({level}: {row['similar_lo']:.0%}–{row['similar_hi']:.0%}) of the "
+        similar += f"{row['similar_pairs']:.0f} pairs of similar cost, where a coin gets 50%"
+    return (
+        f"{names}: the final ranking of the first orders {row['accuracy']:.0%} ({level}: {row['lo']:.0%}–{row['hi']:.0%}) of "
+        f"{row['n_pairs']:.0f} pairs of {row['n_matched']:.0f} matched placements as the second does (by cost alone "
+        f"{row['accuracy_cost']:.0%}), and {similar}."
+    )

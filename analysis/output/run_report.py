@@ -1,0 +1,137 @@
+"""Tables, figures and report.md of one run."""
+
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.bands import bands_in, rows_of
+from analysis.output import run_figures, style
+from analysis.output.words import FEW_ITEMS, frontier_of_one, verdict, warn
+from analysis.output.write import bullets, markdown, write_csv, write_text
+from analysis.runs import describe
+from analysis.stability.checkpoints import analyse, mean_tau
+from analysis.stability.endpoints import Endpoints
+from analysis.table import Scores
+
+SHOWN = [
+    "step", "tokens", "band_lo", "band_hi", "n_placements", "tau", "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "regret",
+    "regret_lo", "regret_hi", "regret_random", "decision_accuracy", "topk_overlap", "topk_chance",
+]  # fmt: skip
+"""Columns of tables/stability.csv that report.md repeats."""
+
+
+def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, folder: Path) -> dict[str, str]:
+    """Every figure of one run as .pdf and .png in ``folder``; returns their names with captions."""
+    stability, bands = tables["stability"], bands_in(tables["stability"])
+    n = f"{len(scores.placements)} placements, {len(scores.items)} items, seed {scores.seed}"
+    level = f"{endpoints.level:.0%}"
+    with style.figure(height=2.7) as (fig, (ax,)):
+        run_figures.stability_curve(ax, stability, endpoints.threshold)
+        style.save(fig, folder / "stability")
+    with style.figure(height=2.7) as (fig, (ax,)):
+        run_figures.regret_curve(ax, stability)
+        style.save(fig, folder / "regret")
+    matrices = mean_tau(tables["tau_matrix"], bands)
+    with style.figure(len(matrices), height=2.6) as (fig, axes):
+        for ax, (title, (tau, n_placements)) in zip(axes, matrices.items(), strict=True):
+            run_figures.tau_heatmap(ax, tau, scores.tokens, n_placements)
+            ax.set_title(title)
+        style.save(fig, folder / "tau_matrix")
+    with style.figure(height=2.7) as (fig, (ax,)):
+        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
+        style.save(fig, folder / "pareto_drift")
+    with style.figure(height=2.4) as (fig, (ax,)):
+        run_figures.frontier_kept(ax, tables["pareto_drift"])
+        style.save(fig, folder / "frontier_kept")
+    enough = tables["top_ranks"].query("n_placements >= @endpoints.min_placements")
+    filled = [band for band in bands if len(rows_of(band, enough))] or bands_in(tables["top_ranks"])[-1:]
+    narrow = [band for band in filled if not band.whole] or filled
+    with style.figure(len(narrow), height=2.2) as (fig, axes):
+        for ax, band in zip(axes, narrow, strict=True):
+            rows = rows_of(band, tables["top_ranks"])
+            ranks = rows.pivot(index="step", columns="final_rank", values="rank").to_numpy()
+            names = rows.sort_values("final_rank")["placement"].drop_duplicates().tolist()
+            run_figures.rank_trajectories(ax, ranks, names, scores.tokens, rows["n_placements"].iloc[0])
+            ax.set_title(f"cost {band}")
+        style.save(fig, folder / "top_ranks")
+    final = tables["frontier"].query("step == @scores.steps[-1]")
+    with style.figure(height=1.2 + min(2.4, 0.16 * len(scores.placements[0]))) as (fig, (ax,)):
+        run_figures.frontier_layers(ax, final["placement"].tolist(), final["cost"].to_numpy())
+        style.save(fig, folder / "frontier_layers")
+    return {
+        "stability": f"Kendall's τ-b between the ranking at t and at the end, relative to its noise ceiling, within cost bands ({n}). "
+        f"Shaded: {level} intervals. Dashed: the declared threshold. The whole cost range is inflated by trivial pairs.",
+        "regret": "Regret at the end of the placement chosen at t, per cost band, judged on items that did not choose; "
+        f"{level} intervals, dotted: a random choice ({n}).",
+        "tau_matrix": "Kendall's τ-b of mean qualities between all pairs of checkpoints, not corrected for noise; within bands: mean over "
+        f"the bands, weighted by their pairs of placements ({n}).",
+        "pareto_drift": f"The frontier of each checkpoint, with its own qualities; grey dots: all placements at the end ({n}).",
+        "frontier_kept": "Share of the final frontier that the frontier of t, chosen on other items, contains; "
+        f"{level} intervals over half-samples of the items ({n}).",
+        "top_ranks": f"Ranks over training of the placements that are best at the end, per cost band ({n}).",
+        "frontier_layers": f"Which mixer sits at which layer on the final frontier, cheapest placement left ({n}).",
+    }
+
+
+def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[str, pd.DataFrame]:
+    """Tables, figures and report.md of one run (its scores, and the directory that has its manifest) into ``out``; returns the tables."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        tables = analyse(scores, endpoints)
+    for name, table in tables.items():
+        write_csv(table, out / "tables" / f"{name}.csv")
+    if "stability" not in tables:
+        write_text(one_checkpoint(scores, run, tables, out), out / "report.md")
+        return tables
+    captions = draw(scores, tables, endpoints, out / "figures")
+    also = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    text = [
+        f"# Is the ranking settled? {scores.scale}, run {scores.run}",
+        bullets(verdict(tables, endpoints)),
+        "## Warnings",
+        bullets(warn(scores, tables, endpoints) + also),
+        "## What was measured",
+        markdown(describe(scores, run).drop(columns=["scale", "run"])),
+        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. τ is "
+        "Kendall's τ-b with the last checkpoint within cost bands, its ceiling what item noise alone leaves of a perfect agreement. "
+        "Columns are explained at `stability_table` in analysis/stability.py and `drift` in analysis/pareto.py.",
+        "## Stability",
+        markdown(tables["time_to_stability"].drop(columns="run")),
+        markdown(tables["stability"][SHOWN]),
+        "## Frontier",
+        markdown(tables["pareto_drift"].drop(columns=["run", "n_placements", "n_items"])),
+        "## Figures",
+        *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
+    ]
+    write_text("\n\n".join(text) + "\n", out / "report.md")
+    return tables
+
+
+def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], out: Path) -> str:
+    """The text of report.md of a run with one checkpoint; draws its figures."""
+    with style.figure(height=2.7) as (fig, (ax,)):
+        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
+        fig.legends[0].remove()  # of checkpoints
+        style.save(fig, out / "figures" / "frontier")
+    with style.figure(height=1.2 + min(2.4, 0.16 * len(scores.placements[0]))) as (fig, (ax,)):
+        run_figures.frontier_layers(ax, tables["frontier"]["placement"].tolist(), tables["frontier"]["cost"].to_numpy())
+        style.save(fig, out / "figures" / "frontier_layers")
+    few = [f"Only {len(scores.items)} items: qualities are uncertain below {FEW_ITEMS}."] if len(scores.items) < FEW_ITEMS else []
+    front = tables["behind"][tables["behind"]["placement"].isin(tables["frontier"]["placement"])]
+    n = f"{len(scores.placements)} placements, {len(scores.items)} items"
+    text = [
+        f"# The frontier at one checkpoint: {scores.scale}, run {scores.run}",
+        bullets(frontier_of_one(tables)),
+        *(["## Warnings", bullets(few)] if few else []),
+        "## What was measured",
+        markdown(describe(scores, run).drop(columns=["scale", "run"])),
+        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Columns are "
+        "explained at `behind_best` in analysis/report.py; all placements are in tables/behind.csv.",
+        "## Frontier",
+        markdown(front.drop(columns=["run", "step"])),
+        "## Figures",
+        f"![frontier](figures/frontier.png)\n\nThe frontier; grey dots: all placements ({n}).",
+        f"![layers](figures/frontier_layers.png)\n\nWhich mixer sits at which layer on the frontier, cheapest placement left ({n}).",
+    ]
+    return "\n\n".join(text) + "\n"

@@ -1,0 +1,87 @@
+"""Checkpoints against each other, and every table of one run by file name."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from analysis.bands import Band, band_members, bands_in, rows_of
+from analysis.stability import pareto
+from analysis.stability.bands_over_time import stability_table
+from analysis.stability.endpoints import Endpoints
+from analysis.stability.settling import time_to_stability
+from analysis.statistics.ranks import tau_matrix
+from analysis.table import Scores
+
+
+def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
+    """Every table of one run by file name. A run with one checkpoint has its frontier only: nothing can be said about stability."""
+    if len(scores.steps) < 2:
+        return {"frontier": pareto.frontier(scores), "behind": behind_best(scores, endpoints.level)}
+    stability = stability_table(scores, endpoints)
+    members = band_members(scores, bands_in(stability))
+    return {
+        "stability": stability,
+        "time_to_stability": time_to_stability(stability, endpoints),
+        "pareto_drift": pareto.drift(scores, np.random.default_rng(endpoints.seed), level=endpoints.level),
+        "frontier": pareto.frontier(scores),
+        "tau_matrix": tau_between_checkpoints(scores, members),
+        "top_ranks": top_ranks(scores, members, endpoints.top_k),
+    }
+
+
+def behind_best(scores: Scores, level: float) -> pd.DataFrame:
+    """How far each placement is behind the best one at the last checkpoint, in nats per token, cheapest first.
+
+    ``behind`` is the mean over items of the best placement's quality minus its own on the same item, ``lo`` and ``hi`` a t interval over
+    items. The same items chose the best one, so ``behind`` is a little too large for all others.
+    """
+    quality = scores.quality[-1]  # [P, I]
+    gap = quality[quality.mean(axis=1).argmax()] - quality
+    half = gap.std(axis=1, ddof=1) / np.sqrt(gap.shape[1]) * student.ppf((1 + level) / 2, gap.shape[1] - 1)
+    frame = pd.DataFrame({
+        "run": scores.run, "step": scores.steps[-1], "placement": scores.placements, "cost": scores.cost, "quality": quality.mean(axis=1),
+        "behind": gap.mean(axis=1), "behind_lo": gap.mean(axis=1) - half, "behind_hi": gap.mean(axis=1) + half,
+    })  # fmt: skip
+    return frame.sort_values(["cost", "placement"], ignore_index=True)
+
+
+def tau_between_checkpoints(scores: Scores, members: dict[Band, np.ndarray]) -> pd.DataFrame:
+    """Kendall's τ-b of mean qualities between all pairs of checkpoints: run, band_lo, band_hi, n_placements, step_a, step_b, tau."""
+    mean = scores.quality.mean(axis=2)
+    a, b = (index.ravel() for index in np.indices((len(scores.steps),) * 2))
+    frames = []
+    for band, inside in members.items():
+        frames.append(pd.DataFrame({
+            "run": scores.run, "band_lo": band.lo, "band_hi": band.hi, "n_placements": len(inside),
+            "step_a": scores.steps[a], "step_b": scores.steps[b], "tau": tau_matrix(mean[:, inside]).ravel(),
+        }))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def mean_tau(table: pd.DataFrame, bands: list[Band]) -> dict[str, tuple[np.ndarray, int]]:
+    """Matrices [S, S] of ``tau_between_checkpoints`` by title, and their numbers of placements: within cost bands (mean over the bands,
+    weighted by their pairs of placements), and over the whole cost range."""
+    steps = table["step_a"].nunique()
+    found = {}
+    for title, chosen in (("within cost bands", [b for b in bands if not b.whole]), ("whole cost range", [b for b in bands if b.whole])):
+        rows = [rows_of(band, table) for band in chosen]
+        rows = [r for r in rows if len(r) and r["tau"].notna().all()]
+        if rows:
+            n = np.array([r["n_placements"].iloc[0] for r in rows])
+            found[title] = np.average([r["tau"].to_numpy().reshape(steps, steps) for r in rows], axis=0, weights=n * (n - 1)), int(n.sum())
+    return found
+
+
+def top_ranks(scores: Scores, members: dict[Band, np.ndarray], k: int) -> pd.DataFrame:
+    """Rank at each step (1 = best, within the band) of the k placements of each band that are best at T (at most half of the band)."""
+    frames = []
+    for band, inside in members.items():
+        ranks = (-scores.quality[:, inside].mean(axis=2)).argsort(axis=1, kind="stable").argsort(axis=1) + 1  # [S, placements]
+        top = np.argsort(ranks[-1])[: min(k, len(inside) // 2)]
+        step, n = (index.ravel() for index in np.indices((len(scores.steps), len(top))))
+        frames.append(pd.DataFrame({
+            "run": scores.run, "band_lo": band.lo, "band_hi": band.hi, "n_placements": len(inside), "final_rank": n + 1,
+            "placement": np.array(scores.placements)[inside[top[n]]], "cost": scores.cost[inside[top[n]]],
+            "step": scores.steps[step], "tokens": scores.tokens[step], "rank": ranks[step, top[n]],
+        }))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)

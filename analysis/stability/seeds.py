@@ -1,0 +1,41 @@
+"""Several training seeds of one scale together."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.stability.bands_over_time import stability_table
+from analysis.stability.endpoints import Endpoints
+from analysis.statistics import ranks, uncertainty
+from analysis.table import Scores
+
+
+def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
+    """Several training seeds of one scale, per step and band: the mean of ratio over seeds with its t interval, and Kendall's W of the
+    seeds' qualities over the placements that all have (w_chance: W of unrelated rankings, 1 / n_seeds). ValueError unless the runs share
+    steps and at least min_placements placements.
+    """
+    if len({tuple(r.steps) for r in runs}) != 1:
+        raise ValueError(
+            "runs " + ", ".join(r.run for r in runs) + " were checkpointed at different steps: give seeds of one configuration"
+        )
+    common = sorted(set.intersection(*(set(r.placements) for r in runs)))
+    if len(common) < endpoints.min_placements:
+        raise ValueError(
+            f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each"
+        )
+    tables = [stability_table(r, endpoints) for r in runs]
+    mean, low, high = uncertainty.across_seeds(np.stack([t["ratio"] for t in tables]), endpoints.level)
+    index = [[{p: i for i, p in enumerate(r.placements)}[c] for c in common] for r in runs]
+    quality = np.stack([r.quality.mean(axis=2)[:, i] for r, i in zip(runs, index, strict=True)])  # [seeds, S, common]
+    cost = np.asarray(runs[0].cost)[index[0]]
+    frame = tables[0][["step", "tokens", "band_lo", "band_hi"]].assign(n_seeds=len(runs), ratio=mean, ratio_lo=low, ratio_hi=high)
+    position = {step: s for s, step in enumerate(runs[0].steps)}
+    top = frame["band_hi"].max()
+    concordance, number = [], []
+    for row in frame.itertuples():
+        member = (cost >= row.band_lo - 1e-9) & ((cost < row.band_hi - 1e-9) | (row.band_hi == top))
+        number.append(int(member.sum()))
+        concordance.append(
+            ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan
+        )
+    return frame.assign(n_placements=number, kendall_w=concordance, w_chance=1 / len(runs))
