@@ -14,6 +14,7 @@ from chain import call, elsewhere, kill_when, run_folder, table
 from hydra import compose, initialize_config_dir
 
 from analysis import presets
+from analysis.optimise import next_round
 from analysis.optimise.choice import winners
 from analysis.optimise.next_round import Gain
 from analysis.optimise.proposals import with_proposed
@@ -169,7 +170,7 @@ def test_it_stops_where_two_fits_in_a_row_see_nothing_to_gain(tmp_path, monkeypa
     gains = iter([Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(3.0, 1.0), Gain(1.0, 2.0), Gain(1.0, 1.0)])
 
     def next_placements(scores, *options):
-        rows, _, judged = next_placements(scores, *options)
+        rows, _, judged = next_round.next_placements(scores, *options)
         return rows, next(gains), judged
 
     monkeypatch.setattr(active, "next_placements", next_placements)
