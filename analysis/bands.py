@@ -7,6 +7,8 @@ import pandas as pd
 
 from analysis.table import Scores
 
+EDGE = 1e-9
+
 
 class Band(NamedTuple):
     """A cost band in FA-layer equivalents; ``whole`` when it is the whole cost range, which stands beside bands and never alone."""
@@ -32,12 +34,17 @@ def rows_of(band: Band, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["band_lo"] == band.lo) & (frame["band_hi"] == band.hi)]
 
 
+def inside(cost: np.ndarray, lo: float, hi: float, top: float) -> np.ndarray:
+    """Which costs [P] a band holds -> bool [P]: its lower edge included, its upper edge only in the band that ends at ``top``.
+
+    Costs are sums of rounded numbers, so an edge is met within 1e-9.
+    """
+    cost = np.asarray(cost)
+    return (cost >= lo - EDGE) & (cost < (hi + EDGE if hi == top else hi - EDGE))
+
+
 def band_members(scores: Scores, bands: list[Band]) -> dict[Band, np.ndarray]:
-    """Indices of the placements of each band that holds two or more; the upper edge belongs to the dearest band only."""
+    """Indices of the placements of each band that holds two or more."""
     top = max(band.hi for band in bands)
-    members = {}
-    for band in bands:
-        inside = (scores.cost >= band.lo - 1e-9) & ((scores.cost < band.hi - 1e-9) | (band.hi == top))
-        if inside.sum() > 1:
-            members[band] = np.flatnonzero(inside)
-    return members
+    members = {band: np.flatnonzero(inside(scores.cost, band.lo, band.hi, top)) for band in bands}
+    return {band: rows for band, rows in members.items() if len(rows) > 1}

@@ -24,6 +24,64 @@ def placement_costs(placements: Sequence[str], coefficients: Mapping[str, float]
     return np.round(mixer_counts(placements, mixers) @ np.array([coefficients[mixer] for mixer in mixers]), 9)
 
 
+def coefficients_of(placements: Sequence[str], cost: np.ndarray) -> dict[str, float]:
+    """Cost of one layer of each mixer, from the costs [P] of placements: the published ones where they give these costs, else solved for.
+
+    Raises ValueError where the costs are no sum over mixers, or do not determine every mixer's.
+    """
+    mixers = sorted(set().union(*map(set, placements)), key=lambda c: ("FSKG".find(c) % 99, c))
+    cost = np.asarray(cost, float)
+    if set(mixers) <= set(COST) and np.allclose(placement_costs(placements), cost, rtol=0, atol=1e-6):
+        return dict(COST)
+    counts = mixer_counts(placements, mixers)
+    solved, _, rank, _ = np.linalg.lstsq(counts, cost, rcond=None)
+    if (apart := np.abs(counts @ solved - cost)).max() > 1e-6 * max(1.0, cost.max()):
+        worst = int(apart.argmax())
+        raise ValueError(
+            f"the costs are no sum over mixers: placement {placements[worst]} costs {cost[worst]:g}, its mixers "
+            f"{counts[worst] @ solved:g}; the optimiser needs one cost per mixer: give a table with the columns mixer, cost as --costs"
+        )
+    if rank < len(mixers):
+        raise ValueError(f"the costs of {len(placements)} placements do not determine those of the mixers {', '.join(mixers)}: "
+                         "give a table with the columns mixer, cost as --costs")  # fmt: skip
+    found = dict(zip(mixers, np.round(solved, 9).tolist(), strict=True))
+    if bad := [mixer for mixer, value in found.items() if value <= 0]:
+        raise ValueError(f"by the costs of the placements a layer of mixer {bad[0]} costs {found[bad[0]]:g}: costs must be positive")
+    return found
+
+
+def dearest(letters: str, coefficients: Mapping[str, float]) -> str:
+    """The mixer that others are held against: full attention (F), or the dearest one where there is no F."""
+    return "F" if "F" in letters else max(letters, key=lambda letter: coefficients[letter])
+
+
+def full_cost(placements: Sequence[str], cost: np.ndarray) -> float:
+    """Cost of all-FA (of the dearest mixer in all layers where there is no F); of the dearest scored placement where the costs are no sum
+    over mixers."""
+    try:
+        coefficients = coefficients_of(placements, cost)
+    except ValueError:
+        return float(np.max(cost))
+    letters = "".join(sorted(set().union(*map(set, placements))))
+    if set(letters) <= set(COST) and coefficients == COST:
+        return float(len(placements[0]))
+    return round(len(placements[0]) * coefficients[dearest(letters, coefficients)], 9)
+
+
+def unit_of(coefficients: Mapping[str, float]) -> float:
+    """The grid of budgets: 0.01 where all coefficients lie on it, else a hundredth of the power of ten under the dearest one."""
+    values = np.array(list(coefficients.values()))
+    if values.max() < 10 and np.allclose(values, np.round(values / UNIT) * UNIT, rtol=0, atol=1e-9):
+        return UNIT
+    return float(UNIT * 10 ** np.floor(np.log10(values.max())))
+
+
+def on_grid(coefficients: Mapping[str, float]) -> dict[str, float]:
+    """Coefficients rounded up to the grid of budgets: what fits a budget by these fits it by the given ones."""
+    unit = unit_of(coefficients)
+    return {mixer: round(float(np.ceil(value / unit - 1e-6)) * unit, 12) for mixer, value in coefficients.items()}
+
+
 def mixer_counts(placements: Sequence[str], mixers: Sequence[str]) -> np.ndarray:
     """How many layers of each placement take each mixer: [P, M]."""
     return np.array([[placement.count(mixer) for mixer in mixers] for placement in placements], float)

@@ -17,19 +17,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.cost import coefficients_of
+from analysis.input.formats import stem_of
+from analysis.input.runs import Run, find_runs, load
 from analysis.optimise.choice import budgets_of, choose, surrogate
 from analysis.optimise.constraints import Constraints
 from analysis.optimise.proposals import with_proposed
+from analysis.output.command import arguments, ends
 from analysis.output.presets_report import write_presets
-from analysis.runs import find_runs
-from analysis.table import load_scores
+from analysis.stability import load_endpoints
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command: every run, even after one that fails; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.presets", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directory, or a file of scores; default: all under results/")
-    parser.add_argument("--budgets", type=float, nargs="+", help="in FA-layer equivalents; default: the published ones at this depth")
+    out = "one RUN: where all of it goes (default: beside its scores); several: a folder there for each"
+    parser = arguments("presets", __doc__.splitlines()[0], out)
+    parser.add_argument("--budgets", type=float, nargs="+", help="in the unit of costs; default: the published ones at this depth")
     parser.add_argument("--seed", type=int, default=0, help="of posterior draws and held-out splits")
     asked = parser.add_argument_group("to ask without writing anything")
     asked.add_argument("--budget", type=float, nargs="+", help="the best placements within these budgets; default: as --budgets")
@@ -38,24 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.add_argument("--forbid", default="", metavar="MIXERS", help="mixers that no layer may take: KG")
     asked.add_argument("--no-singletons", action="store_true", help="a mixer that is used is used in two layers or more")
     asked.add_argument("--no-isolated", action="store_true", help="every layer has a neighbour with the same mixer")
-    options = parser.parse_args(arguments)
-    failed = False
-    try:
-        constraints = parse_constraints(options.at_least, options.fix, options.forbid, options.no_singletons, options.no_isolated)
-        runs = options.runs or find_runs(Path("results"))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for run in runs:
-        try:
-            if options.budget or constraints != Constraints():
-                print(ask(run, options.budget or options.budgets, constraints).to_string(index=False, float_format="%.4g"))
+    options = parser.parse_args(argv)
+    return ends(lambda: every_run(options))
+
+
+def every_run(options: argparse.Namespace) -> int:
+    """1 where a run failed."""
+    constraints = parse_constraints(options.at_least, options.fix, options.forbid, options.no_singletons, options.no_isolated)
+    level = load_endpoints(options.endpoints).level
+    asked = options.budget or constraints != Constraints()
+    paths = options.runs or find_runs(Path("results"))
+
+    def one(path: Path) -> None:
+        out = options.out if options.out is None or len(paths) == 1 else options.out / (path.name if path.is_dir() else stem_of(path))
+        for run in load(path, options.costs, out):
+            if asked:
+                print(ask(run, options.budget or options.budgets, constraints, level).to_string(index=False, float_format="%.4g"))
             else:
-                print(summary(run, write_presets(run, options.budgets, options.seed)))
-        except (ValueError, OSError) as error:
-            print(f"error: {run}: {error}", file=sys.stderr)
-            failed = True
-    return int(failed)
+                print(summary(run.folder if run.folder != path.parent else path, write_presets(run, options.budgets, options.seed, level)))
+
+    return max([ends(lambda path=path: one(path), f"{path}: ") for path in paths])
 
 
 def parse_constraints(at_least: Sequence[str], fix: Sequence[str], forbid: str, no_singletons: bool, no_isolated: bool) -> Constraints:
@@ -79,12 +84,12 @@ def parse_constraints(at_least: Sequence[str], fix: Sequence[str], forbid: str, 
     )  # fmt: skip
 
 
-def ask(run: Path, budgets: Sequence[float] | None, constraints: Constraints) -> pd.DataFrame:
-    """What ``choose`` says under constraints: budget, placement, cost, predicted, lo, hi (95%, nats per token), scored (yes or no)."""
-    last = with_proposed(run if run.is_dir() else run.parent, load_scores(run))
-    expansion = surrogate(last)
-    table = choose(expansion, budgets or budgets_of(expansion), constraints=constraints)
-    half = expansion.quantile * table["sd"]
+def ask(run: Run, budgets: Sequence[float] | None, constraints: Constraints, level: float) -> pd.DataFrame:
+    """What ``choose`` says under constraints: budget, placement, cost, predicted, lo, hi (nats per token), scored (yes or no)."""
+    last = with_proposed(run.beside, run.scores)
+    expansion, coefficients = surrogate(last), coefficients_of(run.scores.placements, run.scores.cost)
+    table = choose(expansion, budgets or budgets_of(expansion, coefficients), coefficients, constraints=constraints, level=level)
+    half = expansion.quantile(level) * table["sd"]
     table = table[["budget", "placement", "cost", "predicted"]].assign(lo=table["predicted"] - half, hi=table["predicted"] + half)
     return table.assign(scored=np.where(table["placement"].isin(last.placements), "yes", "no"))
 

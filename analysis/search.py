@@ -6,44 +6,55 @@ candidate that fits is taken and judged by the true landscape. All searches are 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from analysis.cost import coefficients_of
+from analysis.input.runs import Run, load
 from analysis.output import preset_figures, style
-from analysis.table import load_scores
+from analysis.output.command import arguments, ends
+from analysis.output.write import write_csv
+from analysis.stability import load_endpoints
 from analysis.validation.known_truth import truth_experiment
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.search", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="run directory with exhaustive scores")
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[128, 256])
-    parser.add_argument("--repetitions", type=int, default=20)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = arguments("search", __doc__.splitlines()[0], "where tables and the figure go (default: beside the scores)", runs="+")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[128, 256], help="placements that a search may score")
+    parser.add_argument("--repetitions", type=int, default=20, help="of every search")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        scores = load_scores(options.run)
-        tables = truth_experiment(scores.placements, scores.quality.mean(axis=2), options.evaluations, options.repetitions, options.seed)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    folder = options.run if options.run.is_dir() else options.run.parent
-    (folder / "tables").mkdir(exist_ok=True)
+    options = parser.parse_args(argv)
+    return ends(lambda: write_all(options))
+
+
+def write_all(options: argparse.Namespace) -> None:
+    """Tables and figure of every run."""
+    level = load_endpoints(options.endpoints).level
+    if options.out and len(options.runs) > 1:
+        raise ValueError(f"--out {options.out} is for one RUN, {len(options.runs)} are given: leave it out, or name one")
+    for run in [run for path in options.runs for run in load(path, options.costs, options.out)]:
+        write(run, options, level)
+
+
+def write(run: Run, options: argparse.Namespace, level: float) -> None:
+    """Tables and figure of one run."""
+    scores = run.scores
+    coefficients = coefficients_of(scores.placements, scores.cost)
+    quality, largest = scores.quality.mean(axis=2), max(options.evaluations)
+    tables = truth_experiment(scores.placements, quality, options.evaluations, options.repetitions, options.seed, coefficients, level)
     for name, table in zip(("search", "search_budgets"), tables, strict=True):
         table.insert(0, "run", scores.run)
         table.insert(1, "step", scores.steps[table["checkpoint"]])
         table.insert(2, "tokens", scores.tokens[table.pop("checkpoint")])
-        temporary = folder / "tables" / f".{name}.csv.tmp"
-        table.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(folder / "tables" / f"{name}.csv")
+        write_csv(table, run.folder / "tables" / f"{name}.csv", digits=6)
     with style.figure(rows=2, height=2.2) as (fig, axes):
-        largest = tables[0]["evaluations"] == max(options.evaluations)
-        preset_figures.search_by_step(axes[0], tables[0][largest])
+        preset_figures.search_by_step(axes[0], tables[0][tables[0]["evaluations"] == largest], level)
         final = tables[1]["step"] == scores.steps[-1]
-        preset_figures.search_by_budget(axes[1], tables[1][final & (tables[1]["evaluations"] == max(options.evaluations))])
-        style.save(fig, folder / "figures" / "search")
+        preset_figures.search_by_budget(axes[1], tables[1][final & (tables[1]["evaluations"] == largest)], level)
+        style.save(fig, run.folder / "figures" / "search")
     print(tables[0][tables[0]["step"] == scores.steps[-1]].to_string(index=False, float_format="%.4g"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,41 +8,43 @@ intervals that count item noise as well should cover more often than their level
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from analysis.input.runs import load
+from analysis.output.command import arguments, ends
+from analysis.output.write import write_csv
 from analysis.stability.endpoints import load_endpoints
-from analysis.table import load_scores
 from analysis.validation.subsamples import coverage
 
 SIZES = (64, 128, 256)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.subsample", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="an exhaustively scored run directory")
-    parser.add_argument("--repetitions", type=int, default=100)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = arguments("subsample", __doc__.splitlines()[0], "where subsamples.csv goes (default: results/validation)", runs="+")
+    parser.add_argument("--repetitions", type=int, default=100, help="sub-samples of each size")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("results/validation/subsamples.csv"))
-    arguments = parser.parse_args()
-    try:
-        scores = load_scores(arguments.run)
+    return ends(lambda: write(parser.parse_args(argv)))
+
+
+def write(options: argparse.Namespace) -> None:
+    """One table of all runs named."""
+    # regret is not judged here, and its resamples take the time
+    endpoints, tables = replace(load_endpoints(options.endpoints), resamples=100), []
+    for scores in (run.scores for path in options.runs for run in load(path, options.costs)):
         if max(SIZES) >= len(scores.placements):
-            raise ValueError(f"{arguments.run} has {len(scores.placements)} placements: give a run with more than {max(SIZES)}")
-        # Regret is not judged here, and its resamples take the time.
-        endpoints = replace(load_endpoints("conf/stability.yaml"), resamples=100)
+            raise ValueError(f"{scores.run} has {len(scores.placements)} placements: give a run with more than {max(SIZES)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # thin bands are expected and counted
-            table = coverage(scores, endpoints, SIZES, arguments.repetitions, np.random.default_rng(arguments.seed))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(arguments.out, index=False, float_format="%.5g")
+            tables.append(coverage(scores, endpoints, SIZES, options.repetitions, np.random.default_rng(options.seed)))
+    table = pd.concat(tables, ignore_index=True)
+    write_csv(table, (options.out or Path("results/validation")) / "subsamples.csv", digits=5)
     print(table.groupby("size").apply(lambda t: np.average(t["coverage"], weights=t["n"])).rename("coverage").to_string())
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ Writes, one row per world and step (or verdict), with n, seed and level:
 Worlds that a file already holds at this n, seed and level are kept: a run that was cut short continues.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.output.write import write_csv
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
 from analysis.validation.worlds import WORLDS, World
 
@@ -56,14 +56,12 @@ def _has(path: Path, name: str, mark: dict) -> bool:
 
 
 def _append(path: Path, frame: pd.DataFrame, world: World, mark: dict) -> None:
-    """Replace the world's rows, beside the file's name and renamed into place."""
+    """Replace the world's rows."""
     frame = frame.assign(**mark, placements=world.placements, items=world.items)
     frame.insert(0, "world", world.name)
     rows = _read(path)
     frame = pd.concat([rows[rows["world"] != world.name], frame], ignore_index=True) if len(rows) else frame
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.to_csv(temporary, index=False, float_format="%.5g")
-    os.replace(temporary, path)
+    write_csv(frame, path, digits=5)
 
 
 def arguments(words: list[str]) -> dict[str, int | str]:

@@ -68,7 +68,7 @@ def test_the_top_of_experiments_holds_commands_alone():
 
 def test_the_top_of_analysis_holds_commands_and_what_all_of_them_read():
     others = {p.name for p in (ROOT / "analysis").glob("*.py") if '__name__ == "__main__"' not in p.read_text(encoding="utf-8")}
-    assert others <= {"__init__.py", "table.py", "runs.py", "bands.py", "cost.py", "roofline.py"}
+    assert others <= {"__init__.py", "table.py", "bands.py", "cost.py", "roofline.py"}
 
 
 @pytest.mark.parametrize("package", ["experiments", "analysis"])

@@ -1,20 +1,22 @@
 """Runs of one scale that differ in the sampler of training and the seed alone: final quality and stability, seeds as replicates."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.bands import bands_in, rows_of
+from analysis.bands import bands_in, inside, rows_of
+from analysis.cost import full_cost
+from analysis.input.runs import family, options
 from analysis.optimise.fresh_items import load_fresh
-from analysis.runs import family, options
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.settling import time_to_stability
-from analysis.statistics.uncertainty import across_seeds
+from analysis.statistics.intervals import of_mean
 from analysis.table import Scores, load_placements, load_scores
 
 REFERENCE = "local"
@@ -56,7 +58,7 @@ class Grid:
         return self.runs[self.strategies[0], self.seeds[0]]
 
 
-def grids(folders: Sequence[Path], endpoints: Endpoints) -> list[Grid]:
+def grids(folders: Sequence[Path], endpoints: Endpoints, costs: Path | None = None) -> list[Grid]:
     """The grids among run directories: of each scale the runs of several samplers that differ in sampler, presets and seed alone.
 
     Runs without config.yaml, and those whose samplers have no companion, are left out. ValueError where a grid is ambiguous.
@@ -71,7 +73,7 @@ def grids(folders: Sequence[Path], endpoints: Endpoints) -> list[Grid]:
             else:
                 group[0].update(its)
                 group[1].append(folder)
-    found = [grid_of(runs, endpoints) for _, runs in alike if len({family(run) for run in runs}) > 1]
+    found = [grid_of(runs, endpoints, costs) for _, runs in alike if len({family(run) for run in runs}) > 1]
     scales = [grid.scale for grid in found]
     if twice := [scale for scale in scales if scales.count(scale) > 1]:
         raise ValueError(f"scale {twice[0]} has several sets of samplers, which differ in more than sampler and seed: name the runs of one")
@@ -87,7 +89,7 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in its.items() if name not in ("distill.sampler", "distill.presets")}
 
 
-def grid_of(folders: Sequence[Path], endpoints: Endpoints) -> Grid:
+def grid_of(folders: Sequence[Path], endpoints: Endpoints, costs: Path | None = None) -> Grid:
     """The complete part of a grid: seeds that every strategy has, placements and items that every run has."""
     by: dict[tuple[str, int], Path] = {}
     for folder in folders:
@@ -100,13 +102,13 @@ def grid_of(folders: Sequence[Path], endpoints: Endpoints) -> Grid:
     if not seeds:
         raise ValueError(f"the samplers {', '.join(names)} share no seed: train the same seeds with each")
     by = {key: folder for key, folder in by.items() if key[1] in seeds}
-    whole = {key: load_scores(folder) for key, folder in by.items()}
+    whole = {key: load_scores(folder, costs) for key, folder in by.items()}
     some = next(iter(whole.values()))
     placements = sorted(set.intersection(*(set(scores.placements) for scores in whole.values())))
     items = [item for item in some.items if all(item in scores.items for scores in whole.values())]
     if not placements or len(items) < 2:
         raise ValueError(f"the runs of {some.scale} share {len(placements)} placements and {len(items)} items: sweep the same with each")
-    runs = {key: restricted(scores, placements, items) for key, scores in whole.items()}
+    runs = {key: scores.part(placements=placements, items=items) for key, scores in whole.items()}
     presets = sorted({p for key in by for p in options(by[key])["distill"].get("presets") or [] if len(set(p)) > 1})
     fresh = on_fresh({key: load_fresh(folder, whole[key]) for key, folder in by.items()}, names, seeds, presets)
     return Grid(some.scale, runs, by, names, seeds, groups_of(next(iter(runs.values())), by.values(), presets, endpoints), fresh)
@@ -123,16 +125,6 @@ def on_fresh(tables: dict[tuple[str, int], pd.DataFrame], names: list[str], seed
     return {name: np.stack([tables[name, seed].loc[presets, items].to_numpy() for seed in seeds]) for name in whole}
 
 
-def restricted(scores: Scores, placements: list[str], items: list[str]) -> Scores:
-    """The scores of some placements and items, in this order."""
-    rows = [{p: i for i, p in enumerate(scores.placements)}[p] for p in placements]
-    columns = [{name: i for i, name in enumerate(scores.items)}[name] for name in items]
-    return replace(
-        scores, placements=placements, cost=np.asarray(scores.cost)[rows], items=items, tasks=[scores.tasks[i] for i in columns],
-        quality=scores.quality[:, rows][:, :, columns],
-    )  # fmt: skip
-
-
 def groups_of(scores: Scores, folders: Sequence[Path], presets: list[str], endpoints: Endpoints) -> dict[str, np.ndarray]:
     """Groups of placements: all uniformly drawn ones, those of each cost band, the presets, each mixer alone."""
     names, layers = scores.placements, len(scores.placements[0])
@@ -144,18 +136,13 @@ def groups_of(scores: Scores, folders: Sequence[Path], presets: list[str], endpo
         if source in UNIFORM
     }
     drawn = np.array([p in uniform for p in names])
-    cost, edges = np.asarray(scores.cost), np.array(endpoints.bands) * layers
+    cost, edges = np.asarray(scores.cost), np.array(endpoints.bands) * full_cost(names, scores.cost)
     groups = {EVERY: drawn}
-    for lo, hi in zip(edges, edges[1:], strict=False):
-        groups[f"cost {lo:.3g}–{hi:.3g}"] = drawn & (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))
+    for lo, hi in itertools.pairwise(edges):
+        groups[f"cost {lo:.3g}–{hi:.3g}"] = drawn & inside(cost, lo, hi, edges[-1])
     groups[PRESETS] = np.array([p in presets for p in names])
     groups |= {name: np.array([p == letter * layers for p in names]) for letter, name in NAMES.items()}
     return {name: np.flatnonzero(member) for name, member in groups.items() if member.any()}
-
-
-def interval(values: np.ndarray, level: float) -> tuple[float, float, float]:
-    """Mean of values [n] and its t interval, NaN for one value."""
-    return tuple(map(float, across_seeds(values, level)))
 
 
 def final_quality(grid: Grid, level: float) -> pd.DataFrame:
@@ -170,10 +157,10 @@ def final_quality(grid: Grid, level: float) -> pd.DataFrame:
     for group, its in (groups | ({FRESH: grid.fresh} if grid.fresh else {})).items():
         for strategy, scored in its.items():
             mean = scored.mean(axis=1)  # [seeds, I]
-            quality, lo, hi = interval(mean.mean(axis=1), level)
+            quality, lo, hi = of_mean(mean.mean(axis=1), level)
             difference = mean - its[grid.strategies[0]].mean(axis=1)
-            value, seeds_lo, seeds_hi = interval(difference.mean(axis=1), level)
-            _, items_lo, items_hi = interval(difference.mean(axis=0), level)
+            value, seeds_lo, seeds_hi = of_mean(difference.mean(axis=1), level)
+            _, items_lo, items_hi = of_mean(difference.mean(axis=0), level)
             rows.append({
                 "scale": grid.scale, "group": group, "strategy": strategy, "n_placements": scored.shape[1], "n_items": mean.shape[1],
                 "n_seeds": len(grid.seeds), "quality": quality, "quality_lo": lo, "quality_hi": hi, "against": grid.strategies[0],
@@ -199,8 +186,8 @@ def stability_by_strategy(grid: Grid, endpoints: Endpoints) -> pd.DataFrame:
         settled = pd.concat([time_to_stability(table, endpoints) for table in tables])
         for band in bands_in(tables[0]):
             before = [rows_of(band, table).sort_values("step").iloc[-2] for table in tables]
-            ratio, lo, hi = interval(np.array([row["ratio"] for row in before]), endpoints.level)
-            regret, regret_lo, regret_hi = interval(np.array([row["regret"] for row in before]), endpoints.level)
+            ratio, lo, hi = of_mean(np.array([row["ratio"] for row in before]), endpoints.level)
+            regret, regret_lo, regret_hi = of_mean(np.array([row["regret"] for row in before]), endpoints.level)
             rows.append({
                 "scale": grid.scale, "strategy": strategy, "band_lo": band.lo, "band_hi": band.hi, "tokens": before[0]["tokens"],
                 "n_placements": before[0]["n_placements"], "n_seeds": len(before), "ratio": ratio, "ratio_lo": lo, "ratio_hi": hi,

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import t as student
 
+from analysis.cost import full_cost
+from analysis.statistics.intervals import quantile
 from analysis.table import Scores
 
 TOLERANCE = 0.15
@@ -12,7 +13,7 @@ TOLERANCE = 0.15
 
 
 SIMILAR_COST = 0.05
-"""Pairs of placements are of similar cost when their costs per layer differ by at most this, in both runs."""
+"""Pairs of placements are of similar cost when their costs, as shares of all-FA's, differ by at most this in both runs."""
 
 
 def distances(a: list[str], b: list[str]) -> np.ndarray:
@@ -70,7 +71,7 @@ def accuracy_interval(
     m = len(without)
     if m < 3:
         return accuracy, 0.0, 1.0, n_pairs
-    half = student.ppf((1 + level) / 2, m - 1) * np.sqrt((m - 1) / m * np.sum((without - without.mean()) ** 2))
+    half = quantile(level, m - 1) * np.sqrt((m - 1) / m * np.sum((without - without.mean()) ** 2))
     return accuracy, max(0.0, accuracy - half), min(1.0, accuracy + half), n_pairs
 
 
@@ -86,7 +87,8 @@ def transfer(source: Scores, target: Scores, tolerance: float = TOLERANCE, level
     if len(i) < 2:
         return pd.DataFrame([columns | {"step": source.steps[-1], "tokens": source.tokens[-1], "n_matched": len(i), "n_pairs": 0}])
     truth = target.quality[-1].mean(axis=1)[j]
-    per_layer = source.cost[i] / len(source.placements[0]), target.cost[j] / len(target.placements[0])
+    per_layer = (run.cost[chosen] / full_cost(run.placements, run.cost) for run, chosen in ((source, i), (target, j)))
+    per_layer = tuple(per_layer)
     similar = np.logical_and(*(np.abs(c[:, None] - c) <= SIMILAR_COST + 1e-9 for c in per_layer))
     by_cost = accuracy_interval(per_layer[0], truth)[0]
     rows = []

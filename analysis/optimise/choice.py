@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from analysis.cost import placement_costs
+from analysis.cost import coefficients_of, dearest, on_grid, placement_costs
 from analysis.optimise.against_random import best_random
 from analysis.optimise.constraints import Constraints, meets
 from analysis.optimise.exact import at_budget, frontier
+from analysis.statistics.intervals import quantile
 from analysis.surrogate.expansion import ClusterExpansion
 from analysis.surrogate.fitting import REACHES, fit
 from analysis.table import Scores
@@ -23,9 +23,14 @@ SHARES = np.array([10, 13, 18, 26, 36, 48]) / 48
 """Budgets of the published presets (10, 13, 18, 26 of 48) and two above, as shares of all-FA."""
 
 
-def default_budgets(layers: int, cheapest: float = 0.0) -> list[float]:
-    """The published budgets at another depth: whole FA layers from 20 layers on, tenths below; none under the cheapest placement's cost."""
-    rounded = {round(float(share * layers), 0 if layers >= 20 else 1) for share in SHARES}
+def default_budgets(layers: int, cheapest: float = 0.0, full: float | None = None) -> list[float]:
+    """The published budgets at another depth: whole FA layers from 20 layers on, tenths below; none under the cheapest placement's cost.
+
+    ``full`` is what all-FA costs (default: one a layer); other units of cost move the rounding by their power of ten.
+    """
+    full = float(layers) if full is None else full
+    digits = (0 if layers >= 20 else 1) - int(np.floor(np.log10(full / layers) + 1e-9))
+    rounded = {round(float(share * full), digits) for share in SHARES}
     return sorted(budget for budget in rounded if budget >= cheapest - 1e-9)
 
 
@@ -37,88 +42,93 @@ def surrogate(scores: Scores, checkpoint: int = -1, reaches: Sequence[float] = R
 
 def choose(
     expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST, k: int = 10,
-    constraints: Constraints | None = None,
+    constraints: Constraints | None = None, level: float = 0.95,
 ) -> pd.DataFrame:  # fmt: skip
     """The preset of every budget: budget, placement, cost, predicted, sd, difference, error.
 
-    Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its 95%
+    Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its
     interval, so that nothing wins by optimism alone. The interval is that of the difference to the dearest mixer in all layers (all-FA),
     the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
     a budget below the cheapest placement.
     """
-    table = frontier(expansion, coefficients, k, constraints)
+    table = frontier(expansion, on_grid(coefficients), k, constraints)
     listed = [name for budget in budgets for name in at_budget(table, budget)["placement"]]
     known = [name for name in expansion.placements if constraints is None or meets(name, constraints)]
     names = list(dict.fromkeys([*known, *listed]))
+    reference = max(expansion.letters, key=lambda letter: coefficients[letter]) * expansion.layers
     cost, (mean, sd) = placement_costs(names, coefficients), expansion.estimate(names)
-    difference, error = expansion.estimate(names, against=max(expansion.letters, key=coefficients.get) * expansion.layers)
-    lower = difference - expansion.quantile * error
-    best = [int(np.argmax(np.where(cost <= budget + 1e-9, lower, -np.inf))) for budget in budgets]
+    difference, error = expansion.estimate(names, against=reference)
+    lower = difference - expansion.quantile(level) * error
+    order = np.argsort(cost, kind="stable")  # of equally good ones the cheaper
+    best = [int(order[np.argmax(np.where(cost <= budget + 1e-9, lower, -np.inf)[order])]) for budget in budgets]
     columns = ["placement", "cost", "predicted", "sd", "difference", "error"]
     chosen = pd.DataFrame(dict(zip(columns, (names, cost, mean, sd, difference, error), strict=True))).iloc[best].reset_index(drop=True)
     chosen.insert(0, "budget", np.asarray(budgets, float))
     return chosen
 
 
-def winners(run: Path, scores: Scores, last: Scores, coefficients: Mapping[str, float] = COST) -> list[str]:
+def winners(run: Path, scores: Scores, last: Scores) -> list[str]:
     """What to judge on fresh items: the presets of the default budgets at the last checkpoint, the best of the random sample at the same
     budgets, and all-FA that both are held against."""
-    expansion = surrogate(last)
+    expansion, coefficients = surrogate(last), coefficients_of(scores.placements, scores.cost)
     budgets = budgets_of(expansion, coefficients)
     chosen = choose(expansion, budgets, coefficients)["placement"]
-    return list(dict.fromkeys([*chosen, *best_random(run, scores, budgets, coefficients).values(), all_attention(expansion)]))
+    return list(dict.fromkeys([*chosen, *best_random(run, scores, budgets).values(), all_attention(expansion, coefficients)]))
 
 
 def presets(
     last: Scores, expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST,
-    fresh: pd.DataFrame | None = None,
+    fresh: pd.DataFrame | None = None, level: float = 0.95,
 ) -> dict:  # fmt: skip
     """The presets of the last checkpoint as plain data for presets.yaml, by name ``loglik-<budget>``.
 
-    Intervals are 95%. ``fresh`` (from ``load_fresh``) has the qualities of winners on items that did not choose them. ``measured`` and
-    ``retention`` come from there where both the preset and all-FA have them (``fresh_items`` true), else from the items that also helped to
-    choose, which favours the preset, and are null and a prediction where the preset was not scored at all. ``difference`` is quality minus
-    that of all-FA, its interval from differences paired by item (predicted where all-FA was not scored); retention is its exponential.
+    Intervals are of this ``level``. ``fresh`` (from ``load_fresh``) has the qualities of winners on items that did not choose them.
+    ``measured`` and ``retention`` come from there where both the preset and all-FA have them (``fresh_items`` true), else from the items
+    that also helped to choose, which favours the preset, and are null and a prediction where the preset was not scored at all.
+    ``difference`` is quality minus that of all-FA, its interval from differences paired by item (predicted where all-FA was not scored);
+    retention is its exponential.
     """
-    full = all_attention(expansion)
+    full, wide = all_attention(expansion, coefficients), expansion.quantile(level)
     same = {p: last.quality[-1, i] for i, p in enumerate(last.placements)}
     new = {} if fresh is None else {str(p): own.to_numpy() for p, own in fresh.iterrows()}
     named = {}
-    for row in choose(expansion, budgets, coefficients).itertuples():
+    for row in choose(expansion, budgets, coefficients, level=level).itertuples():
         (ahead,), (error,) = expansion.estimate([row.placement], against=full)
-        difference = _interval(ahead, error, expansion.quantile)
+        difference = _interval(ahead, error, wide)
         entry = {
             "budget": float(row.budget), "placement": row.placement, "cost": float(row.cost),
             "layers": {mixer: row.placement.count(mixer) for mixer in expansion.letters},
-            "predicted": _interval(row.predicted, row.sd, expansion.quantile, "quality") | {"difference": difference}, "measured": None,
+            "predicted": _interval(row.predicted, row.sd, wide, "quality") | {"difference": difference}, "measured": None,
         }  # fmt: skip
         table = new if row.placement in new and full in new else same
         if row.placement in table:
             own = table[row.placement]
-            quantile = student.ppf(0.975, len(own) - 1)
+            paired = quantile(level, len(own) - 1)
             if full in table:
-                difference = _interval(*_mean_and_error(own - table[full]), quantile)
-            entry["measured"] = _interval(*_mean_and_error(own), quantile, "quality")
+                difference = _interval(*mean_and_error(own - table[full]), paired)
+            entry["measured"] = _interval(*mean_and_error(own), paired, "quality")
             entry["measured"] |= {"difference": difference, "items": len(own), "fresh_items": table is new}
         entry["retention"] = {key: round(float(np.exp(value)), 6) for key, value in difference.items()}
         named[f"{OBJECTIVE}-{row.budget:g}"] = entry
     return named
 
 
-def all_attention(expansion: ClusterExpansion) -> str:
-    if "F" not in expansion.letters:
-        raise ValueError("no placement with F was scored: retention needs all-FA, score it too")
-    return "F" * expansion.layers
+def all_attention(expansion: ClusterExpansion, coefficients: Mapping[str, float]) -> str:
+    """What presets are held against: full attention in all layers, or the dearest mixer where another project's letters hold no F."""
+    return dearest(expansion.letters, coefficients) * expansion.layers
 
 
-def budgets_of(expansion: ClusterExpansion, coefficients: Mapping[str, float] = COST) -> list[float]:
-    return default_budgets(expansion.layers, expansion.layers * min(coefficients[mixer] for mixer in expansion.letters))
+def budgets_of(expansion: ClusterExpansion, coefficients: Mapping[str, float]) -> list[float]:
+    """The default budgets at these costs."""
+    grid, layers = on_grid(coefficients), expansion.layers
+    full = layers * coefficients[dearest(expansion.letters, coefficients)]
+    return default_budgets(layers, layers * min(grid[mixer] for mixer in expansion.letters), full)
 
 
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _interval(mean: float, error: float, quantile: float, name: str = "value") -> dict[str, float]:
-    """95%: ``quantile`` standard errors to either side."""
+    """``quantile`` standard errors to either side."""
     return {key: round(float(value), 6) for key, value in ((name, mean), ("lo", mean - quantile * error), ("hi", mean + quantile * error))}

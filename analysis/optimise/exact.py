@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cost import UNIT
+from analysis.cost import unit_of
 from analysis.optimise.constraints import Constraints, Counters, barriers, check
 from analysis.surrogate.expansion import ClusterExpansion, Landscape
 from supernet.placement import COST
@@ -29,7 +29,7 @@ def frontier(
     A budget appears where its list of k best differs from that of the next smaller budget; ``at_budget`` looks one up. Rank 1 is
     the best; of equal values the cheaper comes first. Exact for the posterior mean (or for one draw). Time O(L M³ C k log k), times the
     states of constraints that count: (n + 1) for at least n layers of a mixer, 3 per mixer for ``no_singletons``. Raises ValueError for
-    coefficients off the grid of 0.01, unknown mixers or layers, constraints that cannot be met.
+    coefficients off the grid (``cost.on_grid`` puts them on it), unknown mixers or layers, constraints that cannot be met.
     """
     landscape = expansion.landscape if isinstance(expansion, ClusterExpansion) else expansion
     constraints = constraints or Constraints()
@@ -47,13 +47,14 @@ def frontier(
     codes = _backtrack(tables, potentials, price, counters, states[used], costs[used], ranks[used])
     names = np.array(["".join(row) for row in np.array(list(letters))[codes]], dtype=object)
     at = np.searchsorted(used, rows["entry"])
-    lowest = layers * min(price)
+    lowest, unit = layers * min(price), unit_of(coefficients)
+    digits = max(2, round(-np.log10(unit)))
     return pd.DataFrame(
         {
-            "budget": np.round((rows["budget"] + lowest) * UNIT, 2),
+            "budget": np.round((rows["budget"] + lowest) * unit, digits),
             "rank": rows["rank"],
             "placement": names[at],
-            "cost": np.round((costs[rows["entry"]] + lowest) * UNIT, 2),
+            "cost": np.round((costs[rows["entry"]] + lowest) * unit, digits),
             "predicted": landscape.link.quality(landscape.constant + values[rows["entry"]]),
         }
     )
@@ -75,14 +76,15 @@ def best_at(table: pd.DataFrame, budgets: Sequence[float] | np.ndarray) -> np.nd
 
 
 def _units(letters: str, coefficients: Mapping[str, float]) -> list[int]:
-    """Cost of each mixer in units of 0.01 FA layer."""
+    """Cost of each mixer in units of the grid (0.01 FA layer for the published costs)."""
     missing = [letter for letter in letters if letter not in coefficients]
     if missing:
         raise ValueError(f"no cost coefficient for mixer {missing[0]}: give one beside {dict(coefficients)}")
-    price = [round(coefficients[letter] / UNIT) for letter in letters]
-    off = [letter for letter, units in zip(letters, price, strict=True) if abs(units * UNIT - coefficients[letter]) > 1e-9 or units < 0]
+    unit = unit_of(coefficients)
+    price = [round(coefficients[letter] / unit) for letter in letters]
+    off = [letter for letter, n in zip(letters, price, strict=True) if abs(n * unit - coefficients[letter]) > 1e-6 * unit or n < 0]
     if off:
-        raise ValueError(f"cost {coefficients[off[0]]} of mixer {off[0]} is not a positive multiple of {UNIT}: round it to the grid")
+        raise ValueError(f"cost {coefficients[off[0]]} of mixer {off[0]} is not a positive multiple of {unit:g}: round it to the grid")
     return price
 
 

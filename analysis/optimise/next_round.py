@@ -1,14 +1,13 @@
 """What to score next: optima of posterior draws, and what they may still gain."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.cost import UNIT, placement_costs
+from analysis.cost import coefficients_of, on_grid, placement_costs, unit_of
 from analysis.optimise.choice import budgets_of, surrogate
-from analysis.optimise.constraints import Constraints
 from analysis.optimise.exact import best_at, frontier
 from analysis.surrogate.expansion import ClusterExpansion, Landscape
 from analysis.surrogate.judging import cost_bands, judge
@@ -22,7 +21,6 @@ def propose(
     rng: np.random.Generator,
     exclude: Sequence[str] = (),
     coefficients: Mapping[str, float] = COST,
-    constraints: Constraints | None = None,
     random_share: float = 0.25,
 ) -> pd.DataFrame:
     """Up to ``n`` placements to score next: columns placement, source ("frontier" or "local" / "counts", as in the placement table).
@@ -43,7 +41,7 @@ def propose(
     for landscape in expansion.draw(rng, 32):
         if len(rows) == wanted:
             break
-        table = frontier(landscape, coefficients, 1, constraints)
+        table = frontier(landscape, on_grid(coefficients))
         for placement in best_at(table, rng.uniform(table["budget"].min(), dearest, size=-(-wanted // 8))):
             if len(rows) < wanted:
                 add(placement, "frontier")
@@ -76,13 +74,13 @@ def predicted_gain(
     rng: np.random.Generator,
     draws: int = 200,
     coefficients: Mapping[str, float] = COST,
-    constraints: Constraints | None = None,
 ) -> Gain:
     """The stopping rule of active learning, over all budgets that a scored placement fits into.
 
-    Budgets (every 0.01 FA layer) weigh equally; the incumbent at a budget is the scored placement with the best predicted quality in it.
+    Budgets (every step of the grid of costs) weigh equally; the incumbent at a budget is the scored placement with the best predicted
+    quality in it.
     """
-    table = frontier(expansion, coefficients, 1, constraints)
+    table, unit = frontier(expansion, on_grid(coefficients)), unit_of(coefficients)
     scored = np.array(expansion.placements, dtype=object)
     cost = placement_costs(list(scored), coefficients)
     order = np.argsort(cost, kind="stable")
@@ -90,7 +88,7 @@ def predicted_gain(
     leader = np.maximum.accumulate(value)
     leader_index = np.maximum.accumulate(np.where(value == leader, np.arange(len(value)), 0))
     highest = max(table["budget"].max(), cost.max())
-    grid = np.arange(round(cost.min() / UNIT), round(highest / UNIT) + 1) * UNIT + UNIT / 2
+    grid = np.arange(round(max(cost.min(), table["budget"].min()) / unit), round(highest / unit) + 1) * unit + unit / 2
     incumbent = scored[order][leader_index[np.searchsorted(cost[order], grid) - 1]]
     optimum = best_at(table, grid)
     pairs = pd.Series(1, index=pd.MultiIndex.from_arrays([optimum, incumbent])).groupby(level=[0, 1]).sum()
@@ -104,7 +102,7 @@ def predicted_gain(
 
 
 def next_placements(
-    scores: Scores, n: int, rng: np.random.Generator, test: Sequence[str] = (), coefficients: Mapping[str, float] = COST
+    scores: Scores, n: int, rng: np.random.Generator, test: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, Gain, dict[str, float | None]]:
     """One round of active learning at the last checkpoint.
 
@@ -113,8 +111,9 @@ def next_placements(
     optima of the presets' budgets: the best of very many predictions is the one most overrated, and only its score puts that right.
     """
     out = np.isin(scores.placements, list(test))
-    learned, unknown = _part(scores, ~out), _part(scores, out)
-    expansion = surrogate(learned)
+    # the others' items' means are left out, too: they would be learned from by way of these
+    learned, unknown = scores.part(placements=~out), scores.part(placements=out)
+    expansion, coefficients = surrogate(learned), coefficients_of(scores.placements, scores.cost)
     gain = predicted_gain(expansion, rng, coefficients=coefficients)
     judged = {"r2": None, "tau": None}
     if out.sum() >= 3:
@@ -122,13 +121,7 @@ def next_placements(
         whole = judge(truth, predicted, unknown.cost, cost_bands(unknown.cost)[:1]).iloc[0]
         judged = {name: float(whole[name]) if np.isfinite(whole[name]) else None for name in judged}
     taken = {*scores.placements, *test}
-    optima = best_at(frontier(expansion, coefficients), budgets_of(expansion, coefficients))
+    optima = best_at(frontier(expansion, on_grid(coefficients)), budgets_of(expansion, coefficients))
     now = [placement for placement in dict.fromkeys(optima) if placement not in taken][:n]
     rows = propose(expansion, n - len(now), rng, [*taken, *now], coefficients)
     return pd.concat([pd.DataFrame({"placement": now, "source": "frontier"}), rows], ignore_index=True), gain, judged
-
-
-def _part(scores: Scores, chosen: np.ndarray) -> Scores:
-    """The scores of some placements [P] alone, so that the others cannot be learned from by way of the items' means either."""
-    names = [p for p, keep in zip(scores.placements, chosen, strict=True) if keep]
-    return replace(scores, placements=names, cost=scores.cost[chosen], quality=scores.quality[:, chosen])

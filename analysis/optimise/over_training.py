@@ -5,18 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.optimise.choice import _mean_and_error, choose, surrogate
-from analysis.optimise.constraints import Constraints
+from analysis.cost import on_grid
+from analysis.optimise.choice import choose, mean_and_error, surrogate
 from analysis.optimise.exact import best_at, frontier
 from analysis.surrogate.design import CLUSTER_NAMES, encode
 from analysis.surrogate.expansion import ClusterExpansion
+from analysis.surrogate.fitting import spread
 from analysis.surrogate.judging import cross_validate, evaluate
 from analysis.table import Scores
 from supernet.placement import COST
 
 ENOUGH = 512  # scored placements from which on a test set can be spared
-
-
 TRAIN = 256  # placements the surrogate is judged with where the rest is the test set
 
 
@@ -27,7 +26,7 @@ def expansions(scores: Scores, last: Scores) -> list[tuple[int, ClusterExpansion
     their coefficients are compared.
     """
     final = surrogate(scores)
-    reach = final.link.reach / scores.quality[-1].mean(axis=1).std()
+    reach = final.link.reach / spread(scores.quality[-1].mean(axis=1))
     fitted = [*(surrogate(scores, s, (reach,)) for s in range(len(scores.steps) - 1)), final]
     more = [surrogate(last)] if len(last.placements) > len(scores.placements) else []
     return [*enumerate(fitted), *((len(fitted) - 1, expansion) for expansion in more)]
@@ -40,23 +39,23 @@ def lost(last: Scores, expansion: ClusterExpansion, final: str, early: str) -> t
         return 0.0, 0.0, measured
     if measured:
         a, b = (last.quality[-1, last.placements.index(name)] for name in (final, early))
-        return *_mean_and_error(a - b), True
+        return *mean_and_error(a - b), True
     (mean,), (sd,) = expansion.estimate([final], against=early)
     return float(mean), float(sd), False
 
 
 def drift(
     scores: Scores, last: Scores, fitted: list[tuple[int, ClusterExpansion]], budgets: Sequence[float],
-    coefficients: Mapping[str, float] = COST,
+    coefficients: Mapping[str, float] = COST, level: float = 0.95,
 ) -> pd.DataFrame:  # fmt: skip
     """The presets of every checkpoint against those of the last one, a row per surrogate of ``expansions`` and budget.
 
     ``learned``: from how many placements; those of the last checkpoint that learned from proposals too are further rows. ``hamming``: share
-    of layers with another mixer. ``lost``, ``lost_lo``, ``lost_hi``: what freezing the preset of t costs at T, nats per token, with its 95%
+    of layers with another mixer. ``lost``, ``lost_lo``, ``lost_hi``: what freezing the preset of t costs at T, nats per token, with its
     interval (over items where both were scored, ``lost_measured``; else of the prediction and over items). Chosen and judged on the same
     items, which favours the final preset: the loss is rather over- than underestimated.
     """
-    chosen = [choose(expansion, budgets, coefficients) for _, expansion in fitted]
+    chosen = [choose(expansion, budgets, coefficients, level=level) for _, expansion in fitted]
     finals, judge_of = chosen[len(scores.steps) - 1]["placement"], fitted[-1][1]
     for table in chosen:
         gone = [lost(last, judge_of, final, early) for final, early in zip(finals, table["placement"], strict=True)]
@@ -64,17 +63,18 @@ def drift(
             np.mean([a != b for a, b in zip(final, early, strict=True)]) for final, early in zip(finals, table["placement"], strict=True)
         ]
         value, error, measured = (np.array(column) for column in zip(*gone, strict=True))
-        half = judge_of.quantile * error
+        half = judge_of.quantile(level) * error
         table["lost"], table["lost_lo"], table["lost_hi"] = value, value - half, value + half
         table["lost_measured"] = measured.astype(bool)
     return pd.concat(_of_training(scores, fitted, chosen), ignore_index=True)
 
 
 def layer_stability(
-    scores: Scores, fitted: list[tuple[int, ClusterExpansion]], budgets: Sequence[float], rng: np.random.Generator, draws: int = 50
-) -> pd.DataFrame:
+    scores: Scores, fitted: list[tuple[int, ClusterExpansion]], budgets: Sequence[float], rng: np.random.Generator, draws: int = 50,
+    coefficients: Mapping[str, float] = COST,
+) -> pd.DataFrame:  # fmt: skip
     """``stability`` of every surrogate: run, step, tokens, learned, budget, layer, mixer, one share per mixer letter."""
-    tables = [stability(expansion, budgets, rng, draws) for _, expansion in fitted]
+    tables = [stability(expansion, budgets, rng, draws, coefficients) for _, expansion in fitted]
     return pd.concat(_of_training(scores, fitted, tables), ignore_index=True)
 
 
@@ -143,17 +143,17 @@ def stability(
     rng: np.random.Generator,
     draws: int = 100,
     coefficients: Mapping[str, float] = COST,
-    constraints: Constraints | None = None,
 ) -> pd.DataFrame:
     """How often each layer of the best placement changes under posterior draws, as if scored on other items of the same kind.
 
     Columns budget, layer, mixer (of the best placement under the posterior mean) and one share per mixer letter: of the draws, how many
     have an optimum at this budget that takes it there (they sum to 1; the share of ``mixer`` is how sure that choice is).
     """
-    names = best_at(frontier(expansion, coefficients, 1, constraints), budgets)
+    grid = on_grid(coefficients)
+    names = best_at(frontier(expansion, grid), budgets)
     shares = np.zeros((len(budgets), expansion.layers, len(expansion.letters)))
     for landscape in expansion.draw(rng, draws, other_items=True):
-        drawn = best_at(frontier(landscape, coefficients, 1, constraints), budgets)
+        drawn = best_at(frontier(landscape, grid), budgets)
         shares += np.eye(len(expansion.letters))[encode(drawn, expansion.letters)]
     index = pd.MultiIndex.from_product([budgets, range(expansion.layers)], names=["budget", "layer"])
     table = pd.DataFrame(shares.reshape(len(index), -1) / draws, index, list(expansion.letters)).reset_index()

@@ -20,7 +20,7 @@ def with_proposed(run: Path, scores: Scores) -> Scores:
 
     Raises ValueError where proposals lack items of the tables, or are unreadable, of another run or not finite.
     """
-    last = replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:])
+    last = scores.part(steps=slice(-1, None))
     quality = load_beside(run, TABLE, scores, known=True)
     quality = quality[~quality.index.isin(scores.placements)]
     if quality.empty:

@@ -1,7 +1,7 @@
 """Searches that the optimiser is held against: each may score a number of placements and answers with candidates."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -20,9 +20,9 @@ class Spent(Exception):
 class Meter:
     """Scores placements, each once, and counts; raises ``Spent`` when a new one would exceed the limit."""
 
-    def __init__(self, score: Callable[[str], float], limit: int, layers: int, letters: str) -> None:
-        self.score, self.limit, self.layers, self.letters = score, limit, layers, letters
-        self.by_cost = sorted(letters, key=lambda c: COST[c])
+    def __init__(self, score: Callable[[str], float], limit: int, layers: int, letters: str, price: Mapping[str, float]) -> None:
+        self.score, self.limit, self.layers, self.letters, self.price = score, limit, layers, letters, price
+        self.by_cost = sorted(letters, key=lambda c: price[c])
         self.seen: dict[str, float] = {}
 
     def __call__(self, placement: str) -> float:
@@ -59,7 +59,7 @@ def search_greedy(meter: Meter, rng: np.random.Generator) -> None:
             changes = []
             for layer, letter in enumerate(placement):
                 for other in meter.letters:
-                    step = direction * (COST[other] - COST[letter])
+                    step = direction * (meter.price[other] - meter.price[letter])
                     if step > 0:
                         changed = placement[:layer] + other + placement[layer + 1 :]
                         changes.append(((meter(changed) - meter(placement)) / step, changed))
@@ -81,16 +81,16 @@ def search_genetic(meter: Meter, rng: np.random.Generator, first: int = 32, tour
         meter(placement)
         if len(meter.seen) >= min(first, meter.limit // 4):
             break
-    low, high = COST[meter.by_cost[0]] * meter.layers, COST[meter.by_cost[-1]] * meter.layers
+    low, high = meter.price[meter.by_cost[0]] * meter.layers, meter.price[meter.by_cost[-1]] * meter.layers
     while True:
         budget = rng.uniform(low, high)
         names = list(meter.seen)
-        fitting = [names[i] for i in np.flatnonzero(placement_costs(names) <= budget)]
+        fitting = [names[i] for i in np.flatnonzero(placement_costs(names, meter.price) <= budget)]
         parents = [max(rng.choice(fitting, size=tournament), key=meter) for _ in range(2)]
         child = [parents[side][layer] for layer, side in enumerate(rng.integers(2, size=meter.layers))]
         for layer in np.flatnonzero(rng.random(meter.layers) < 1 / meter.layers):
             child[layer] = str(rng.choice(list(meter.letters)))
-        while sum(COST[c] for c in child) > budget + 1e-9:
+        while sum(meter.price[c] for c in child) > budget + 1e-9:
             layer = int(rng.integers(meter.layers))
             child[layer] = meter.by_cost[max(meter.by_cost.index(child[layer]) - 1, 0)]
         if "".join(child) in meter.seen:  # what is known needs no evaluation: somewhere near it instead
@@ -106,7 +106,8 @@ def search_optimiser(meter: Meter, rng: np.random.Generator, rounds: int = 4) ->
             break
         meter(placement)
     for remaining in range(rounds, 0, -1):
-        for placement in propose(_fit(meter), -(-meter.left // remaining), rng, list(meter.seen), random_share=0.1)["placement"]:
+        wanted = -(-meter.left // remaining)
+        for placement in propose(_fit(meter), wanted, rng, list(meter.seen), meter.price, random_share=0.1)["placement"]:
             meter(placement)
 
 
@@ -121,7 +122,7 @@ def answer_scored(meter: Meter) -> dict[str, float]:
 
 def answer_predicted(meter: Meter, k: int = 10) -> dict[str, float]:
     """What was scored, and beside it the surrogate's k best placements of every budget as predicted."""
-    table = frontier(_fit(meter), k=k)
+    table = frontier(_fit(meter), meter.price, k)
     return dict(zip(table["placement"], table["predicted"], strict=True)) | meter.seen
 
 
@@ -136,10 +137,11 @@ SEARCHES = {
 
 
 def search(
-    score: Callable[[str], float], method: str, evaluations: int, layers: int, letters: str, rng: np.random.Generator
-) -> dict[str, float]:
+    score: Callable[[str], float], method: str, evaluations: int, layers: int, letters: str, rng: np.random.Generator,
+    price: Mapping[str, float] = COST,
+) -> dict[str, float]:  # fmt: skip
     """Candidates and what ``method`` believes their quality to be, after exactly that many calls of ``score`` (fewer if all are known)."""
-    meter = Meter(score, evaluations, layers, letters)
+    meter = Meter(score, evaluations, layers, letters, price)
     explore, answer = SEARCHES[method]
     meter(meter.by_cost[0] * layers)
     meter(meter.by_cost[-1] * layers)

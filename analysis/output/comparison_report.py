@@ -6,10 +6,11 @@ import pandas as pd
 
 from analysis.bands import bands_in, rows_of
 from analysis.comparison.transfer import SIMILAR_COST, TOLERANCE, transfer
+from analysis.cost import full_cost
+from analysis.input.runs import describe, side_by_side
 from analysis.output import comparison_figures, style
 from analysis.output.words import verdict
 from analysis.output.write import bullets, markdown, write_csv, write_text
-from analysis.runs import describe, side_by_side
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.seeds import seeds_table
 from analysis.table import Scores
@@ -18,7 +19,8 @@ from analysis.table import Scores
 def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd.DataFrame]]], endpoints: Endpoints, out: Path) -> None:
     """Tables, figures and report.md that set several runs side by side."""
     described = pd.concat([describe(scores, run) for run, (scores, _) in zip(runs, results, strict=True)], ignore_index=True)
-    stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described)
+    full = {scores.run: full_cost(scores.placements, scores.cost) for scores, _ in results}
+    stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described, full)
     times = pd.concat([tables["time_to_stability"] for _, tables in results], ignore_index=True)
     transfers = pd.concat(
         [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True

@@ -9,10 +9,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from analysis.output.style import BAND_COLOURS, MARKERS, MIXER_COLOURS, count
+from analysis.statistics.intervals import quantile
 
 
-def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
-    """Predicted quality over budget by checkpoint, and with proposals; band: ± 1.96 sd of the last.
+def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float) -> None:
+    """Predicted quality over budget by checkpoint, and with proposals; band: its interval at the last, sd of a normal distribution.
 
     Rows of preset_drift.csv: tokens, learned, budget, predicted, sd.
     """
@@ -25,11 +26,12 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame) -> None:
         label = count(tokens) if learned == keys[0][0] else f"{count(tokens)}, with proposals"
         ax.step(rows["budget"], rows["predicted"], where="post", color=colour, label=label, zorder=3 if last else 2)
         if last:
-            low, high = rows["predicted"] - 1.96 * rows["sd"], rows["predicted"] + 1.96 * rows["sd"]
+            half = quantile(level, np.inf) * rows["sd"]
+            low, high = rows["predicted"] - half, rows["predicted"] + half
             ax.fill_between(rows["budget"], low, high, step="post", color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("budget (FA-layer equivalents)")
     ax.set_ylabel("estimated quality of the\npreset (nats/token)")
-    _legend_below(ax, "training tokens; band: 95% at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
+    _legend_below(ax, f"training tokens; band: {level:.0%} at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
 
 
 def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certainty: np.ndarray | None = None) -> None:
@@ -58,7 +60,7 @@ def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certai
     _legend_below(ax, title, len(letters), handles=handles)
 
 
-def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float]) -> None:
+def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: float) -> None:
     """Quality lost at T by freezing the presets of t, by budget. Rows of preset_drift.csv: tokens, budget, lost, lost_lo, lost_hi."""
     places = {value: n for n, value in enumerate(sorted(drift["tokens"].unique()))}
     for n, budget in enumerate(budgets):
@@ -69,7 +71,7 @@ def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float]) -> None
         ax.errorbar(x, rows["lost"], yerr=errors, **style)
     ax.axhline(0, color="black", linewidth=0.6)
     _token_places(ax, list(places))
-    ax.set_ylabel("lost at the end by freezing\n(nats/token, 95%)")
+    ax.set_ylabel(f"lost at the end by freezing\n(nats/token, {level:.0%})")
     _legend_below(ax, "budget (FA-layer equivalents)", 6)
 
 
@@ -86,7 +88,7 @@ def coefficients_settle(ax: Axes, coefficients: pd.DataFrame) -> None:
     _legend_below(ax, "kind of cluster (coefficients)", 2)
 
 
-def search_by_step(ax: Axes, summary: pd.DataFrame) -> None:
+def search_by_step(ax: Axes, summary: pd.DataFrame, level: float) -> None:
     """Mean regret over all budgets per search and checkpoint (rows of search.csv of one number of evaluations)."""
     places = {value: n for n, value in enumerate(sorted(summary["tokens"].unique()))}
     methods = list(summary["method"].unique())
@@ -97,12 +99,12 @@ def search_by_step(ax: Axes, summary: pd.DataFrame) -> None:
         ax.errorbar(x, rows["regret"], yerr=errors, color=BAND_COLOURS[n], marker=MARKERS[n], elinewidth=0.6, label=method)
     _token_places(ax, list(places))
     _regret_scale(ax)
-    ax.set_ylabel("regret, mean of all budgets\n(nats/token, 95%)")
+    ax.set_ylabel(f"regret, mean of all budgets\n(nats/token, {level:.0%})")
     first = summary.iloc[0]
     _legend_below(ax, f"{first['evaluations']} evaluations, {first['repetitions']} repetitions", 3)
 
 
-def search_by_budget(ax: Axes, by_budget: pd.DataFrame) -> None:
+def search_by_budget(ax: Axes, by_budget: pd.DataFrame, level: float) -> None:
     """Regret over the budget per search (rows of search_budgets.csv of one step and number of evaluations)."""
     for n, (method, rows) in enumerate(by_budget.groupby("method", sort=False)):
         rows = rows.sort_values("budget")
@@ -110,26 +112,26 @@ def search_by_budget(ax: Axes, by_budget: pd.DataFrame) -> None:
         ax.fill_between(rows["budget"], rows["regret_lo"], rows["regret_hi"], color=BAND_COLOURS[n], alpha=0.15, linewidth=0)
     _regret_scale(ax)
     ax.set_xlabel("budget (FA-layer equivalents)")
-    ax.set_ylabel("regret at the last checkpoint\n(nats/token, 95%)")
+    ax.set_ylabel(f"regret at the last checkpoint\n(nats/token, {level:.0%})")
 
 
-def found_by_budget(ax: Axes, found: pd.DataFrame) -> None:
+def found_by_budget(ax: Axes, found: pd.DataFrame, level: float, full: str) -> None:
     """Presets and the best of the random sample relative to all-FA on fresh items, over the budget (rows of found.csv)."""
     x = np.arange(len(found))
     for n, (name, label) in enumerate((("preset_ahead", "preset"), ("random_ahead", "best of the random sample"))):
         errors = [found[name] - found[f"{name}_lo"], found[f"{name}_hi"] - found[name]]
         style = {"color": BAND_COLOURS[n], "marker": MARKERS[n], "linestyle": "none", "elinewidth": 0.8, "label": label}
         ax.errorbar(x + 0.12 * (n - 0.5), found[name], yerr=errors, **style)
-    ax.set_ylabel("quality less that of all-FA\n(nats/token, 95%)")
+    ax.set_ylabel(f"quality less that of all-{full[0].replace('F', 'FA')}\n(nats/token, {level:.0%})")
     _budget_places(ax, found)
     _legend_below(ax, f"judged on {found['items'].iloc[0]} fresh items", 2)
 
 
-def found_difference(ax: Axes, found: pd.DataFrame) -> None:
+def found_difference(ax: Axes, found: pd.DataFrame, level: float) -> None:
     """The preset's quality less that of the best of the random sample, paired by fresh item (rows of found.csv)."""
     errors = [found["difference"] - found["difference_lo"], found["difference_hi"] - found["difference"]]
     ax.errorbar(np.arange(len(found)), found["difference"], yerr=errors, color="black", marker="o", linestyle="none", elinewidth=0.8)
-    ax.set_ylabel("preset less random best\n(nats/token, 95%)")
+    ax.set_ylabel(f"preset less random best\n(nats/token, {level:.0%})")
     _budget_places(ax, found)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from analysis.cost import coefficients_of, on_grid, unit_of
+from analysis.input.runs import Run
 from analysis.optimise.against_random import best_random, found
 from analysis.optimise.choice import all_attention, budgets_of, presets
 from analysis.optimise.fresh_items import fresh_files, load_fresh, parts_beside
@@ -16,17 +18,19 @@ from analysis.optimise.over_training import coefficients_over_training, drift, e
 from analysis.optimise.proposals import TABLE as PROPOSED
 from analysis.optimise.proposals import with_proposed
 from analysis.output import preset_figures, style
-from analysis.table import Scores, load_scores, score_files
-from supernet.placement import COST
+from analysis.output.write import write_csv, write_text
+from analysis.surrogate import ClusterExpansion
+from analysis.table import Scores, score_files
 
 
-def provenance(run: Path, scores: Scores, last: Scores, coefficients: Mapping[str, float] = COST) -> dict:
+def provenance(run: Run, last: Scores, coefficients: Mapping[str, float]) -> dict:
     """Where presets come from: run, step, hash of the score tables, cost coefficients."""
-    again, beside = fresh_files(run, scores), parts_beside(run, PROPOSED, scores)
+    scores = run.scores
+    again, beside = fresh_files(run.beside, scores), parts_beside(run.beside, PROPOSED, scores)
     return {
         "run": scores.run, "scale": scores.scale, "seed": scores.seed, "step": int(scores.steps[-1]), "tokens": int(scores.tokens[-1]),
         "objective": "mean log-likelihood per target token of the teacher's traces, nats, higher is better",
-        "scores_sha256": _sha256(score_files(run)), "placements": len(scores.placements), "items": len(scores.items),
+        "scores_sha256": _sha256(score_files(run.path)), "placements": len(scores.placements), "items": len(scores.items),
         "proposed_sha256": _sha256(beside) if beside else None, "proposed": len(last.placements) - len(scores.placements),
         "fresh_sha256": _sha256(again) if again else None,
         "cost_coefficients": {mixer: float(value) for mixer, value in coefficients.items()},
@@ -40,26 +44,26 @@ def _sha256(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def write_presets(run: Path, budgets: Sequence[float] | None = None, seed: int = 0) -> dict:
-    """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds."""
-    scores, rng = load_scores(run), np.random.default_rng(seed)
-    folder = run if run.is_dir() else run.parent
-    last, fresh = with_proposed(folder, scores), load_fresh(folder, scores)
+def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 0, level: float = 0.95) -> dict:
+    """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds. ``level`` of all intervals."""
+    scores, folder, rng = run.scores, run.folder, np.random.default_rng(seed)
+    last, fresh = with_proposed(run.beside, scores), load_fresh(run.beside, scores)
+    coefficients = coefficients_of(scores.placements, scores.cost)
     fitted = expansions(scores, last)
     final = fitted[-1][1]
-    budgets = list(budgets or budgets_of(final))
-    document = {"provenance": provenance(run, scores, last), "presets": presets(last, final, budgets, fresh=fresh)}
-    layers = final.layers
-    lowest = layers * min(COST[mixer] for mixer in final.letters)
-    grid = np.unique(np.append(np.ceil(np.linspace(lowest, layers, 24) * 100 - 1e-6) / 100, budgets))
+    budgets = list(budgets or budgets_of(final, coefficients))
+    full = all_attention(final, coefficients)
+    named = presets(last, final, budgets, coefficients, fresh, level)
+    document = {"provenance": provenance(run, last, coefficients), "presets": named}
+    grid = np.unique(np.append(grid_of_budgets(final, coefficients), budgets))
     tables = {
-        "preset_drift": drift(scores, last, fitted, grid),
-        "preset_layers": layer_stability(scores, fitted, grid, rng),
-        "surrogate": surrogate_quality(scores, rng, held_out(folder)),
+        "preset_drift": drift(scores, last, fitted, grid, coefficients, level),
+        "preset_layers": layer_stability(scores, fitted, grid, rng, coefficients=coefficients),
+        "surrogate": surrogate_quality(scores, rng, held_out(run.beside)),
         "surrogate_coefficients": coefficients_over_training(scores, fitted),
     }
     chosen = {entry["budget"]: entry["placement"] for entry in document["presets"].values()}
-    against = found(chosen, best_random(run, scores, budgets), fresh, all_attention(final))
+    against = found(chosen, best_random(run.path, scores, budgets), fresh, full, coefficients, level)
     if len(against):
         against.insert(0, "run", scores.run)
         against.insert(1, "step", scores.steps[-1])
@@ -68,10 +72,17 @@ def write_presets(run: Path, budgets: Sequence[float] | None = None, seed: int =
         for stale in (folder / "tables" / "found.csv", folder / "figures" / "found.png", folder / "figures" / "found.pdf"):
             stale.unlink(missing_ok=True)
     for name, table in tables.items():
-        _write(folder / "tables" / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    _write(folder / "presets.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    draw_figures(folder / "figures", tables, budgets)
+        write_csv(table, folder / "tables" / f"{name}.csv", digits=6)
+    write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), folder / "presets.yaml")
+    draw_figures(folder / "figures", tables, budgets, level, full)
     return document
+
+
+def grid_of_budgets(expansion: ClusterExpansion, coefficients: Mapping[str, float], n: int = 24) -> np.ndarray:
+    """``n`` budgets on the grid of costs, from that of the cheapest placement to that of the dearest."""
+    price, unit = [on_grid(coefficients)[mixer] for mixer in expansion.letters], unit_of(coefficients)
+    top = max(price) if "F" not in expansion.letters else on_grid(coefficients)["F"]
+    return np.round(np.ceil(np.linspace(expansion.layers * min(price), expansion.layers * top, n) / unit - 1e-6) * unit, 9)
 
 
 def held_out(folder: Path) -> list[str]:
@@ -84,12 +95,12 @@ def held_out(folder: Path) -> list[str]:
         raise ValueError(f"{folder / 'active.json'} is not a record of active learning: delete it, or restore it") from None
 
 
-def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequence[float]) -> None:
+def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequence[float], level: float, full: str) -> None:
     """The figures from the tables of ``write_presets`` alone."""
     drifted, layer_table = tables["preset_drift"], tables["preset_layers"]
     sure = _certainty(layer_table)
     with style.figure(rows=2, height=2.4) as (fig, axes):
-        preset_figures.frontier_by_step(axes[0], drifted)
+        preset_figures.frontier_by_step(axes[0], drifted, level)
         final = sure[(sure["step"] == sure["step"].max()) & (sure["learned"] == sure["learned"].max())]
         labels = [f"{budget:.3g}" for budget in final["budget"]]
         preset_figures.mixer_map(axes[1], list(final["placement"]), labels, np.array(final["certainty"].tolist()))
@@ -98,7 +109,7 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
     middle = sorted(budgets)[len(budgets) // 2]
     drifted, sure = (table[table["learned"] == table["learned"].min()] for table in (drifted, sure))  # without proposals at any step
     with style.figure(rows=2, height=2.4) as (fig, axes):
-        preset_figures.preset_loss(axes[0], drifted, budgets)
+        preset_figures.preset_loss(axes[0], drifted, budgets, level)
         column = sure[np.isclose(sure["budget"], middle)].sort_values("step")
         labels = [style.count(value) for value in column["tokens"]]
         preset_figures.mixer_map(axes[1], list(column["placement"]), labels, np.array(column["certainty"].tolist()))
@@ -109,8 +120,8 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
         style.save(fig, folder / "surrogate_coefficients")
     if "found" in tables:
         with style.figure(rows=2, height=2.2) as (fig, axes):
-            preset_figures.found_by_budget(axes[0], tables["found"])
-            preset_figures.found_difference(axes[1], tables["found"])
+            preset_figures.found_by_budget(axes[0], tables["found"], level, full)
+            preset_figures.found_difference(axes[1], tables["found"], level)
             style.save(fig, folder / "found")
 
 
@@ -122,10 +133,3 @@ def _certainty(layer_table: pd.DataFrame) -> pd.DataFrame:
         shares = [row[row["mixer"]] for _, row in part.iterrows()]
         rows.append(dict(zip(keys, key, strict=True)) | {"placement": "".join(part["mixer"]), "certainty": shares})
     return pd.DataFrame(rows)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

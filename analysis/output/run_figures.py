@@ -52,6 +52,12 @@ def regret_curve(ax: Axes, stability: pd.DataFrame) -> None:
     legend_below(ax, "cost band in FA layers (placements)", columns=2)
 
 
+def nothing(ax: Axes, why: str) -> None:
+    """In place of a figure that has no numbers."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes)
+
+
 def tau_heatmap(ax: Axes, tau: np.ndarray, tokens: np.ndarray, n: int) -> None:
     """Kendall's τ-b between all pairs of checkpoints: tau [S, S] over n placements."""
     S = len(tau)

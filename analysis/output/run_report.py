@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.bands import bands_in, rows_of
+from analysis.input.runs import describe
 from analysis.output import run_figures, style
 from analysis.output.words import FEW_ITEMS, frontier_of_one, verdict, warn
 from analysis.output.write import bullets, markdown, write_csv, write_text
-from analysis.runs import describe
 from analysis.stability.checkpoints import analyse, mean_tau
 from analysis.stability.endpoints import Endpoints
 from analysis.table import Scores
@@ -33,7 +33,10 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
         run_figures.regret_curve(ax, stability)
         style.save(fig, folder / "regret")
     matrices = mean_tau(tables["tau_matrix"], bands)
-    with style.figure(len(matrices), height=2.6) as (fig, axes):
+    with style.figure(max(1, len(matrices)), height=2.6) as (fig, axes):
+        if not matrices:
+            run_figures.nothing(axes[0], "all placements score the same at some checkpoint:\nno τ with it")
+            axes = []
         for ax, (title, (tau, n_placements)) in zip(axes, matrices.items(), strict=True):
             run_figures.tau_heatmap(ax, tau, scores.tokens, n_placements)
             ax.set_title(title)

@@ -3,7 +3,6 @@
 Made for one column (3.3 inches), 7 pt and larger.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, NullLocator
+
+from analysis.output.files import replacing
 
 WIDTH = 3.3
 """Inches, one column."""
@@ -56,13 +57,11 @@ def figure(rows: int = 1, height: float = 2.3, width: float = WIDTH, **subplots:
 
 def save(fig: Figure, path: Path) -> None:
     """Write ``path`` with the suffixes .pdf and .png, without dates, so that the same numbers give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once, not again for every format
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        fig.savefig(temporary, format=suffix, metadata=metadata)
-        os.replace(temporary, path.with_name(f"{path.name}.{suffix}"))
+        with replacing(path.with_name(f"{path.name}.{suffix}")) as temporary:
+            fig.savefig(temporary, format=suffix, metadata=metadata)
 
 
 def token_axis(ax: Axes, tokens: pd.Series) -> None:

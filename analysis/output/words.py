@@ -54,6 +54,10 @@ def verdict(tables: dict[str, pd.DataFrame], endpoints: Endpoints) -> list[str]:
             continue
         before = rows.iloc[-2]
         at = f"at {style.count(before['tokens'])} tokens, the last checkpoint before the end, τ/ceiling is {interval(before, 'ratio', 2)}"
+        if np.isnan(before["ratio"]):
+            at = (
+                f"item noise hides the ranking at {style.count(before['tokens'])} tokens, the last checkpoint before the end, or at the end"
+            )
         if time["verdict"] == "undecided":
             said.append(
                 f"{where} it is **undecided** whether the ranking is settled: {at}, which leaves open whether it is above "
@@ -86,6 +90,8 @@ def frontier_of_one(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 def interval(row: pd.Series, name: str, digits: int) -> str:
     lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
+    if np.isnan([row[name], lo, hi]).any():
+        return "unknown" if np.isnan(row[name]) else f"{row[name]:.{digits}f} (no interval)"
     return f"{row[name]:.{digits}f} ({lo:.{digits}f} to {hi:.{digits}f})"
 
 

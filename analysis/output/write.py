@@ -1,11 +1,12 @@
 """How results are written: texts and tables beside their name and then renamed into place; Markdown."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from analysis.output.files import replacing
 
 
 def bullets(lines: Sequence[str]) -> str:
@@ -27,13 +28,12 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Nine significant digits, so that rounding in the last place of a sum does not change the file."""
-    write_text(table.to_csv(index=False, float_format="%.9g", lineterminator="\n"), path)
+def write_csv(table: pd.DataFrame, path: Path, digits: int = 9) -> None:
+    """So many significant digits, so that rounding in the last place of a sum does not change the file."""
+    write_text(table.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n"), path)
 
 
 def write_text(text: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """UTF-8, beside its name and then renamed into place."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

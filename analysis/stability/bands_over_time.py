@@ -4,14 +4,17 @@ The endpoints are declared in conf/stability.yaml before any score is seen. The 
 last step T, within a cost band, relative to what item noise leaves of a perfect agreement.
 """
 
+import itertools
 import warnings
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.bands import inside
+from analysis.cost import full_cost
 from analysis.stability.endpoints import Endpoints
-from analysis.statistics import ranks, uncertainty
+from analysis.statistics import intervals, ranks, uncertainty
 from analysis.table import Scores
 
 MIN_ITEMS = 4
@@ -39,9 +42,9 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     A band with fewer than min_placements, or scores with fewer than 4 items, have NaN where nothing can be said, and warn.
     """
     layers = len(scores.placements[0])
-    edges = np.array(endpoints.bands) * layers
+    edges = np.array(endpoints.bands) * full_cost(scores.placements, scores.cost)
     cost = np.asarray(scores.cost)
-    bands = [(lo, hi, (cost >= lo - 1e-9) & ((cost < hi - 1e-9) | (hi == edges[-1]))) for lo, hi in zip(edges, edges[1:], strict=False)]
+    bands = [(lo, hi, inside(cost, lo, hi, edges[-1])) for lo, hi in itertools.pairwise(edges)]
     bands.append((min(edges[0], cost.min()), max(edges[-1], cost.max()), np.ones(len(cost), dtype=bool)))
     if len(scores.items) < MIN_ITEMS:
         _warn(scores, f"{len(scores.items)} items, {MIN_ITEMS} are needed to know their noise: ceilings and intervals are missing")
@@ -82,17 +85,22 @@ def _regret(scores: Scores, endpoints: Endpoints, members: list[np.ndarray]) -> 
     quality = scores.quality[:, order]
     flat = np.ascontiguousarray((quality - quality.mean(axis=1, keepdims=True)).reshape(S * P, I).T, dtype=np.float32)
     kept = [np.ones(I, dtype=bool)] + [group != g for g in range(group.max() + 1)]
+    tied = [[s for s, row in enumerate(ranked(quality[:, member])) if row.max() < len(row) - 1] for member in slices]
+    near = 1e-6 * np.abs(quality).max()  # of what is tied in float32
     found = np.empty((len(kept), len(members), S + 1))
     for number, keep in enumerate(kept):
         chooses, scoring = (uncertainty.item_weights(m & keep, scores.tasks).astype(np.float32) for m in (masks, ~masks))
         seen, scored = (chooses @ flat).reshape(-1, S, P), scoring @ flat[:, -P:]
         for band, member in enumerate(slices):
             picked = np.take_along_axis(scored[:, member], seen[:, :, member].argmax(axis=2), axis=1)  # [resamples, S]
+            for s in tied[band]:  # among equally good ones the choice is free: their mean
+                best = seen[:, s, member] >= seen[:, s, member].max(axis=1, keepdims=True) - near
+                picked[:, s] = (best * scored[:, member]).sum(axis=1) / best.sum(axis=1)
             found[number, band, :S] = (picked[:, -1:] - picked).mean(axis=0)
             found[number, band, S] = (picked[:, -1] - scored[:, member].mean(axis=1)).mean()
     estimate, left = found[0], found[1:]
     error = np.sqrt((len(left) - 1) * left.var(axis=0))
-    wide = stats.t.ppf((1 + endpoints.level) / 2, len(left) - 1) * error
+    wide = intervals.quantile(endpoints.level, len(left) - 1) * error
     return [
         {"regret": e[:S], "regret_lo": (e - w)[:S], "regret_hi": (e + w)[:S], "regret_random": np.full(S, e[S])}
         for e, w in zip(estimate, wide, strict=True)
@@ -125,13 +133,33 @@ def _band_rows(
     quality = scores.quality[:, member]
     columns |= _point_statistics(quality, endpoints)
     columns |= regret
+    tied = np.array([row.max() == 0 for row in ranked(quality)])
+    if tied.any():
+        steps = ", ".join(str(step) for step in scores.steps[tied])
+        _warn(scores, f"cost {lo:.4g} to {hi:.4g}: all placements score the same at step {steps}, there is no ranking")
     if I >= MIN_ITEMS:
         if endpoints.max_placements < P:
             thinned = np.sort(rng.choice(P, endpoints.max_placements, replace=False))
             quality, member = quality[:, thinned], member[thinned]
         cost = np.asarray(scores.cost)[member] if equal_cost else None
         columns |= _agreement(scores, endpoints, quality, cost, sampled * len(member) / P, (lo, hi), rng)
-    return pd.DataFrame(columns, index=range(S))
+    frame = pd.DataFrame(columns, index=range(S))
+    frame.loc[tied, list(UNRANKED)] = np.nan
+    if tied[-1]:
+        frame[[*UNRANKED, "regret", "regret_lo", "regret_hi", "regret_random"]] = np.nan
+    return frame
+
+
+UNRANKED = (
+    "tau", "tau_lo", "tau_hi", "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "ratio_band_lo", "ratio_band_hi", "ceiling_half",
+    "ratio_plain", "reliability", "decision_accuracy", "decisive_accuracy", "topk_overlap", "weighted_tau", "rbo",
+)  # fmt: skip
+"""Columns of which nothing is known at a step where all placements score the same; at none, where they do so at the last."""
+
+
+def ranked(quality: np.ndarray) -> np.ndarray:
+    """Dense ranks of the mean qualities [S, P, I] -> integers [S, P], see ``ranks.with_ties``."""
+    return ranks.with_ties(quality.mean(axis=2), np.abs(quality).max())
 
 
 def _point_statistics(quality: np.ndarray, endpoints: Endpoints) -> dict[str, object]:
@@ -139,19 +167,20 @@ def _point_statistics(quality: np.ndarray, endpoints: Endpoints) -> dict[str, ob
     means = quality.mean(axis=2)
     P = means.shape[1]
     k = max(1, min(endpoints.top_k, P // 2))
-    last = means[-1]
+    rank = ranked(quality).astype(float)  # all of these look at the order alone, but for the errors of decisive pairs
+    last = rank[-1]
     decisive = _decisive(means, quality[-1], endpoints.decisive_z)
     return {
-        "tau": ranks.tau_matrix(means)[-1],
-        "decision_accuracy": [ranks.decision_accuracy(row, last) for row in means],
+        "tau": ranks.tau_matrix(rank)[-1],
+        "decision_accuracy": [ranks.decision_accuracy(row, last) for row in rank],
         "decision_random": 0.5,
         "decisive_accuracy": [accuracy for accuracy, _ in decisive],
         "decisive_share": [share for _, share in decisive],
         "top_k": k,
-        "topk_overlap": [ranks.topk_overlap(row, last, k) for row in means],
+        "topk_overlap": [ranks.topk_overlap(row, last, k) for row in rank],
         "topk_chance": ranks.topk_chance(P, k),
-        "weighted_tau": [ranks.weighted_tau(row, last) for row in means],
-        "rbo": [ranks.rank_biased_overlap(row, last) for row in means],
+        "weighted_tau": [ranks.weighted_tau(row, last) for row in rank],
+        "rbo": [ranks.rank_biased_overlap(row, last) for row in rank],
     }
 
 
@@ -173,7 +202,7 @@ def _agreement(
 ) -> dict[str, object]:
     """Columns of the primary endpoint with their intervals."""
     a = uncertainty.agreement(quality, scores.tasks, rng, endpoints.halves, endpoints.groups, fraction, cost)
-    pointwise = stats.t.ppf((1 + endpoints.level) / 2, a.degrees)
+    pointwise = intervals.quantile(endpoints.level, a.degrees)
     widen = pointwise / stats.norm.ppf((1 + endpoints.level) / 2)
     together = widen * uncertainty.max_t_quantile(a.rho_cov, endpoints.level, endpoints.resamples, rng)
     tau_lo, tau_hi = uncertainty.fisher_interval(a.tau, np.diag(a.tau_cov), pointwise)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from analysis.bands import Band, band_members, bands_in, rows_of
 from analysis.stability import pareto
-from analysis.stability.bands_over_time import stability_table
+from analysis.stability.bands_over_time import ranked, stability_table
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.settling import time_to_stability
+from analysis.statistics.intervals import of_mean
 from analysis.statistics.ranks import tau_matrix
 from analysis.table import Scores
 
@@ -37,23 +37,23 @@ def behind_best(scores: Scores, level: float) -> pd.DataFrame:
     """
     quality = scores.quality[-1]  # [P, I]
     gap = quality[quality.mean(axis=1).argmax()] - quality
-    half = gap.std(axis=1, ddof=1) / np.sqrt(gap.shape[1]) * student.ppf((1 + level) / 2, gap.shape[1] - 1)
+    behind, lo, hi = of_mean(gap, level)
     frame = pd.DataFrame({
         "run": scores.run, "step": scores.steps[-1], "placement": scores.placements, "cost": scores.cost, "quality": quality.mean(axis=1),
-        "behind": gap.mean(axis=1), "behind_lo": gap.mean(axis=1) - half, "behind_hi": gap.mean(axis=1) + half,
+        "behind": behind, "behind_lo": lo, "behind_hi": hi,
     })  # fmt: skip
     return frame.sort_values(["cost", "placement"], ignore_index=True)
 
 
 def tau_between_checkpoints(scores: Scores, members: dict[Band, np.ndarray]) -> pd.DataFrame:
     """Kendall's τ-b of mean qualities between all pairs of checkpoints: run, band_lo, band_hi, n_placements, step_a, step_b, tau."""
-    mean = scores.quality.mean(axis=2)
     a, b = (index.ravel() for index in np.indices((len(scores.steps),) * 2))
     frames = []
     for band, inside in members.items():
+        rank = ranked(scores.quality[:, inside]).astype(float)
         frames.append(pd.DataFrame({
             "run": scores.run, "band_lo": band.lo, "band_hi": band.hi, "n_placements": len(inside),
-            "step_a": scores.steps[a], "step_b": scores.steps[b], "tau": tau_matrix(mean[:, inside]).ravel(),
+            "step_a": scores.steps[a], "step_b": scores.steps[b], "tau": tau_matrix(rank).ravel(),
         }))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 

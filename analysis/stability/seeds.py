@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from analysis.bands import inside
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
-from analysis.statistics import ranks, uncertainty
+from analysis.statistics import intervals, ranks
 from analysis.table import Scores
 
 
@@ -24,7 +25,7 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
             f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each"
         )
     tables = [stability_table(r, endpoints) for r in runs]
-    mean, low, high = uncertainty.across_seeds(np.stack([t["ratio"] for t in tables]), endpoints.level)
+    mean, low, high = intervals.of_mean(np.stack([t["ratio"] for t in tables]), endpoints.level, axis=0)
     index = [[{p: i for i, p in enumerate(r.placements)}[c] for c in common] for r in runs]
     quality = np.stack([r.quality.mean(axis=2)[:, i] for r, i in zip(runs, index, strict=True)])  # [seeds, S, common]
     cost = np.asarray(runs[0].cost)[index[0]]
@@ -33,7 +34,7 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     top = frame["band_hi"].max()
     concordance, number = [], []
     for row in frame.itertuples():
-        member = (cost >= row.band_lo - 1e-9) & ((cost < row.band_hi - 1e-9) | (row.band_hi == top))
+        member = inside(cost, row.band_lo, row.band_hi, top)
         number.append(int(member.sum()))
         concordance.append(
             ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan

@@ -16,6 +16,25 @@ def _aligned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+ROUNDING = 1e-10
+"""Mean qualities that differ by less than this, relative to the largest quality, are tied: sums in another order differ by as much."""
+
+
+def with_ties(values: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Dense ranks over the last axis, low to high, [..., P] -> integers [..., P]; what differs by rounding only is tied.
+
+    ``scale``: magnitude of the numbers that the values were computed from (an array broadcasts against [..., 1]). Ranks of 16 bits, where
+    they suffice, compare several times faster than floats.
+    """
+    order = np.argsort(values, axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    kind = np.int16 if values.shape[-1] < 1 << 15 else np.int32
+    steps = np.diff(ordered, axis=-1, prepend=ordered[..., :1]) > ROUNDING * np.asarray(scale)
+    rank = np.empty(values.shape, dtype=kind)
+    np.put_along_axis(rank, order, steps.cumsum(axis=-1, dtype=kind), axis=-1)
+    return rank
+
+
 def kendall_tau_b(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall's τ-b of two vectors [n]: (C - D) / √((C + D + ties only in x)(C + D + ties only in y)).
 

@@ -12,11 +12,13 @@ Total variance: V_P + V_I' for a small sample of a large population of placement
 fraction f, (1 - f)(V_P - V_I + V_I') + V_I.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+
+from analysis.statistics.ranks import with_ties
 
 PURE_FLOOR = 0.8
 """V_I' is unbiased and so may be negative by chance; it takes off at most a fifth of V_P."""
@@ -62,43 +64,6 @@ def item_weights(masks: np.ndarray, tasks: list[str]) -> np.ndarray:
     weights = masks * share[:, names]
     with np.errstate(invalid="ignore"):
         return weights / weights.sum(axis=1, keepdims=True)
-
-
-def resampled_interval(
-    statistic: Callable[[np.ndarray], float],
-    quality: np.ndarray,
-    tasks: list[str],
-    rng: np.random.Generator,
-    source: str = "both",
-    resamples: int = 500,
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """Estimate and interval of any statistic of mean qualities: quality [..., P, I], statistic(means [..., P]) -> number.
-
-    ``source``: items, placements or both. Half-sampling: random halves without replacement, whose spread equals the sampling error of
-    the full sample for a mean (Politis, Romano & Wolf 1999), so nothing is duplicated and no noise counted twice; items are paired over
-    placements and steps and halved within tasks. The interval is centred at the estimate from all data, which corrects the bias of halves.
-    With both, interaction noise would count three times: V = 2 V_items + 2 V_placements - V_halved-both.
-    """
-    if source not in ("items", "placements", "both"):
-        raise ValueError(f"source {source!r} is unknown: choose items, placements or both")
-    estimate = statistic(quality @ item_weights(np.ones((1, len(tasks))), tasks)[0])
-    halves = item_weights(split_halves(tasks, resamples, rng), tasks)
-    P = quality.shape[-2]
-    chosen = [rng.permutation(P)[: max(2, P // 2)] for _ in range(resamples)]
-    full = quality.mean(axis=-1)
-    variance = {}
-    if source in ("items", "both"):
-        variance["items"] = np.nanvar([statistic(quality @ w) for w in halves])
-    if source in ("placements", "both"):
-        variance["placements"] = np.nanvar([statistic(full[..., c]) for c in chosen])
-    if source == "both":
-        both = np.nanvar([statistic(quality[..., c, :] @ w) for w, c in zip(halves, chosen, strict=True)])
-        total = max(2 * variance["items"] + 2 * variance["placements"] - both, max(variance.values()))
-    else:
-        total = variance[source]
-    half_width = stats.norm.ppf((1 + level) / 2) * np.sqrt(total)
-    return float(estimate), float(estimate - half_width), float(estimate + half_width)
 
 
 def difference_error(quality: np.ndarray) -> np.ndarray:
@@ -189,7 +154,8 @@ def agreement(
         weights = item_weights(chosen.reshape(-1, I), tasks)
         return (weights @ flat).reshape(*chosen.shape[:-1], S, P)
 
-    full = _ranks(means(raw, kept[:, None]))  # [1 + groups, 1, S, P]
+    scale = np.abs(quality).max()  # of the scores themselves: what is left of them at equal cost may be rounding alone
+    full = with_ties(means(raw, kept[:, None]), scale)  # [1 + groups, 1, S, P]
     products = (_pair_products(r, r) for r in full)
     base = next(products)
     tau, _ = _tau_b(base, 1)
@@ -197,7 +163,7 @@ def agreement(
 
     first, second = means(fair, masks & kept[:, None]), means(fair, ~masks & kept[:, None])  # [1 + groups, halves, S, P]
     r_half = half_correlation(first[0], second[0])
-    products = (_pair_products(a, b) for a, b in zip(_ranks(first), _ranks(second), strict=True))
+    products = (_pair_products(a, b) for a, b in zip(with_ties(first, scale), with_ties(second, scale), strict=True))
     base = next(products)
     tau_cross, tau_within = _tau_b(base, halves)
     r = np.sin(np.pi / 2 * tau_within)
@@ -225,16 +191,6 @@ def at_equal_cost(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
 def _items_first(quality: np.ndarray) -> np.ndarray:
     """[S, P, I] -> [I, S P]"""
     return np.ascontiguousarray(quality.transpose(2, 0, 1)).reshape(quality.shape[2], -1)
-
-
-def _ranks(means: np.ndarray) -> np.ndarray:
-    """[..., P] -> int16 ranks with ties, low to high; what differs by rounding only is tied. They compare faster than floats."""
-    order = np.argsort(means, axis=-1)
-    ordered = np.take_along_axis(means, order, axis=-1)
-    steps = np.diff(ordered, axis=-1, prepend=ordered[..., :1]) > 1e-10 * np.abs(means).max(axis=-1, keepdims=True)
-    rank = np.empty(means.shape, dtype=np.int16)
-    np.put_along_axis(rank, order, steps.cumsum(axis=-1, dtype=np.int16), axis=-1)
-    return rank
 
 
 def _signs(rank: np.ndarray) -> np.ndarray:
@@ -397,14 +353,3 @@ def max_t_quantile(covariance: np.ndarray, level: float, resamples: int, rng: np
     values, vectors = np.linalg.eigh(correlation)
     draws = rng.standard_normal((resamples, int(used.sum()))) @ (vectors * np.sqrt(np.maximum(values, 0))).T
     return float(np.quantile(np.abs(draws).max(axis=1), level))
-
-
-def across_seeds(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over training seeds and its t interval: values [seeds, ...] -> mean, low, high [...]. One seed: an interval of NaN."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    mean = values.mean(axis=0)
-    if n < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-    return mean, mean - half, mean + half

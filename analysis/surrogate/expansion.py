@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.stats import t as student
 
+from analysis.statistics import intervals
 from analysis.surrogate.design import design, encode, sum_to_zero
 from analysis.surrogate.link import Link
 
@@ -74,10 +74,9 @@ class ClusterExpansion:
         """The posterior mean."""
         return self._landscape(self.weights)
 
-    @cached_property
-    def quantile(self) -> float:
-        """Half the width of a 95% interval in standard deviations: of Student's t where the number of items limits it."""
-        return float(student.ppf(0.975, self.items.shape[1] - 1)) if self.items is not None else 1.96
+    def quantile(self, level: float) -> float:
+        """Half the width of a ``level`` interval in standard deviations: of Student's t where the number of items limits it."""
+        return intervals.quantile(level, self.items.shape[1] - 1 if self.items is not None else np.inf)
 
     def predict(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Mean [P] and standard deviation [P] of the quality, on the items of the scores, of placements that were not scored.

@@ -94,7 +94,8 @@ def posterior(
         leverage = weight * np.sum(solve_triangular(root, features.T, lower=True) ** 2, axis=0)
         left_out = (centred - features @ item_weights) / (1 - leverage)[:, None]  # each placement as predicted from the others
         sampling = left_out.var(axis=1, ddof=1).sum() / items.shape[1]
-        share = min(sampling / np.sum(left_out.mean(axis=1) ** 2), 1.0)
+        remainder = np.sum(left_out.mean(axis=1) ** 2)
+        share = min(sampling / remainder, 1.0) if remainder else 0.0
         by_item = {"items": centred, "item_weights": item_weights, "item_share": float(share)}
     return ClusterExpansion(
         letters, layers, tuple(clusters), shares[:-1] * scale**2, float(shares[-1]) * scale**2,
@@ -111,7 +112,7 @@ def _link(
     """
     best: tuple[float, Link, np.ndarray] | None = None
     for reach in reaches:
-        link = Link(float(quality.max()), reach * (quality.std() or 1.0))
+        link = Link(float(quality.max()), reach * spread(quality))
         _, slope, scale, y, v = _standardised(link, quality, noise)
         shares, unlikely = maximise_evidence(features, y, v, groups, kinds)
         unlikely += len(quality) * np.log(scale) + np.log(slope).sum() - (STRAIGHT if np.isinf(reach) else 0)
@@ -121,8 +122,14 @@ def _link(
     return best[1:]
 
 
+def spread(values: np.ndarray) -> float:
+    """Standard deviation; 1 where the values differ by rounding only, which is no spread to measure anything by."""
+    sd = float(np.std(values))
+    return sd if sd > 1e-12 * np.abs(values).max() else 1.0
+
+
 def _standardised(link: Link, quality: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
     """Latent qualities z [P], dq/dz [P], the sd of z; z and its noise variance in units of that sd, z about its mean."""
     scored = link.latent(quality)
-    slope, scale = link.slope(scored), scored.std() or 1.0
+    slope, scale = link.slope(scored), spread(scored)
     return scored, slope, scale, (scored - scored.mean()) / scale, noise / slope**2 / scale**2

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.bands import inside
 from analysis.statistics.ranks import kendall_tau_b
 from analysis.surrogate.design import CLUSTERS, alphabet, encode
 from analysis.surrogate.fitting import posterior
@@ -83,13 +84,12 @@ def cost_bands(cost: np.ndarray, bands: int = 5) -> list[tuple[float, float]]:
 def judge(truth: np.ndarray, predicted: np.ndarray, cost: np.ndarray, bands: list[tuple[float, float]]) -> pd.DataFrame:
     """Held-out R², Kendall's τ-b and regret of taking the predicted best, within each cost band; NaN where fewer than 3 lie in it.
 
-    R² = 1 - Σ(q - q̂)² / Σ(q - q̄_band)²; regret = max q - q[argmax q̂], nats per token. A band holds its lower edge, the last also its upper.
+    R² = 1 - Σ(q - q̂)² / Σ(q - q̄_band)²; regret = max q - q[argmax q̂], nats per token. Bands: ``bands.inside``.
     """
     rows = []
     for low, high in bands:
-        top = high + 1e-9 if high == bands[-1][1] else high - 1e-9
-        inside = (cost >= low - 1e-9) & (cost < top)
-        q, p, n = truth[inside], predicted[inside], int(inside.sum())
+        held = inside(cost, low, high, bands[-1][1])
+        q, p, n = truth[held], predicted[held], int(held.sum())
         row = {"band_lo": low, "band_hi": high, "n": n, "r2": np.nan, "tau": np.nan, "regret": np.nan}
         if n >= 3 and np.ptp(q) > 0:
             row |= {"r2": 1 - np.sum((q - p) ** 2) / np.sum((q - q.mean()) ** 2)}

@@ -145,7 +145,7 @@ def slopes(repetitions: int, seed: int = SEED) -> pd.DataFrame:
                 found[name].append(np.nanmean(table["ratio"].to_numpy()[:-S].reshape(-1, S), axis=0))
             found["whole range"].append(table["ratio"].to_numpy()[-S:])
         for name, values in found.items():
-            mean, low, high = uncertainty.across_seeds(np.array(values), ENDPOINTS.level)
+            mean, low, high = intervals.of_mean(np.array(values), ENDPOINTS.level, axis=0)
             rows += [
                 {"slope": slope, "compared": name, "step": s, "truth": flat[s], "ratio": mean[s], "ratio_lo": low[s], "ratio_hi": high[s]}
                 for s in range(len(flat) - 1)

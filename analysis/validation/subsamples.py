@@ -1,18 +1,11 @@
 """Intervals from some of a run's placements against what all of them say."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
 from analysis.table import Scores
-
-
-def take(scores: Scores, chosen: np.ndarray) -> Scores:
-    """The same run with the placements at the indices ``chosen`` only."""
-    return replace(scores, placements=[scores.placements[i] for i in chosen], cost=scores.cost[chosen], quality=scores.quality[:, chosen])
 
 
 def coverage(scores: Scores, endpoints: Endpoints, sizes: tuple[int, ...], repetitions: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -26,7 +19,7 @@ def coverage(scores: Scores, endpoints: Endpoints, sizes: tuple[int, ...], repet
     for size in sizes:
         for _ in range(repetitions):
             chosen = np.sort(rng.choice(len(scores.placements), size, replace=False))
-            table = stability_table(take(scores, chosen), endpoints).dropna(subset=["ratio_lo", "ratio_hi"])
+            table = stability_table(scores.part(placements=chosen), endpoints).dropna(subset=["ratio_lo", "ratio_hi"])
             rows.append(table.assign(size=size)[[*keys, "size", "ratio", "ratio_lo", "ratio_hi"]])
     found = pd.concat(rows).join(truth.rename("truth"), on=keys)
     found = found[found["step"] < scores.steps[-1]]

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from analysis import presets
-from analysis.optimise import Constraints, best_at, frontier, meets, next_round, over_training
+from analysis.input.runs import load
+from analysis.optimise import Constraints, best_at, frontier, meets, over_training
 from analysis.optimise.choice import choose, default_budgets, surrogate, winners
 from analysis.optimise.choice import presets as named_presets
 from analysis.optimise.fresh_items import load_fresh
@@ -19,7 +20,7 @@ from analysis.output import presets_report
 from analysis.output.presets_report import write_presets
 from analysis.surrogate import fit
 from analysis.table import SCHEMA, Scores, load_scores, write_part
-from supernet.placement import Placement, exhaustive
+from supernet.placement import COST, Placement, exhaustive
 
 
 def world(placements, steps, rng, items=40, noise=0.3):
@@ -133,7 +134,7 @@ def test_next_placements_leave_the_test_set_alone(some):
     test = [*scores.placements[2::5], *unscored]
     rows, gain, judged = next_placements(scores, 30, np.random.default_rng(0), test)
     assert len(rows) == 30 and not set(rows["placement"]) & {*test, *scores.placements}
-    learned = surrogate(next_round._part(scores, ~np.isin(scores.placements, test)))
+    learned = surrogate(scores.part(placements=~np.isin(scores.placements, test)))
     optima = dict.fromkeys(best_at(frontier(learned), default_budgets(5)))
     new = [p for p in optima if p not in {*test, *scores.placements}]
     assert new and list(rows["placement"][: len(new)]) == new  # the most overrated come first: their scores tell most
@@ -229,7 +230,7 @@ def save(scores, folder):
 
 def test_everything_is_written(some, tmp_path):
     save(some[0], tmp_path)
-    write_presets(tmp_path)
+    write_presets(*load(tmp_path))
     document = yaml.safe_load((tmp_path / "presets.yaml").read_text())
     named = document["presets"]
     assert list(named) == ["loglik-1", "loglik-1.4", "loglik-1.9", "loglik-2.7", "loglik-3.8", "loglik-5"]
@@ -303,7 +304,7 @@ def test_proposals_teach_the_last_surrogate_and_nothing_else(some, tmp_path):
     assert table["learned"].nunique() == 2 and list(table["step"]) == [0, 10, 20, 30, 30]
     assert table["hamming"][3] == table["lost"][3] == 0 and list(table["placement"][4:]) == list(choose(fitted[-1][1], [3.0])["placement"])
     assert set(over_training.coefficients_over_training(scores, fitted)["step"]) == {0, 10, 20, 30}
-    source = presets_report.provenance(tmp_path, scores, last)
+    source = presets_report.provenance(*load(tmp_path), last, COST)
     assert source["proposed"] == 3 and source["placements"] == len(scores.placements) and source["proposed_sha256"]
 
     save_proposed(scores, tmp_path, quality, items=scores.items[:-2])
@@ -361,17 +362,15 @@ def test_a_question_that_has_no_answer_ends_in_one_line(some, tmp_path, capsys, 
 
 def test_found_compares_presets_with_the_random_best_on_fresh_items(some, tmp_path, monkeypatch):
     scores, _ = some
-    monkeypatch.setattr(
-        presets_report, "layer_stability", lambda scores, fitted, grid, rng: presets_of_draws(scores, fitted, grid, rng, draws=2)
-    )
+    monkeypatch.setattr(presets_report, "layer_stability", lambda *given, **costs: presets_of_draws(*given, draws=2, **costs))
     save(replace(scores, steps=scores.steps[-1:], tokens=scores.tokens[-1:], quality=scores.quality[-1:]), tmp_path)
     scores = load_scores(tmp_path)
-    write_presets(tmp_path)
+    write_presets(*load(tmp_path))
     assert not (tmp_path / "tables" / "found.csv").exists()
     rng, chosen = np.random.default_rng(2), winners(tmp_path, scores, scores)
     own = dict(zip(chosen, rng.normal(size=len(chosen)), strict=True))
     save_fresh(scores, tmp_path, own, ["i0", *(f"new{i}" for i in range(12))])
-    named = write_presets(tmp_path)["presets"]
+    named = write_presets(*load(tmp_path))["presets"]
     table = pd.read_csv(tmp_path / "tables" / "found.csv")
     assert list(table["budget"]) == default_budgets(5) and (table["items"] == 12).all()
     assert list(table["preset"]) == [entry["placement"] for entry in named.values()]
@@ -386,7 +385,7 @@ def test_found_compares_presets_with_the_random_best_on_fresh_items(some, tmp_pa
     assert (tmp_path / "figures" / "found.png").stat().st_size > 10_000
 
     pd.DataFrame({"placement": scores.placements, "source": "preset", "cost": scores.cost}).to_parquet(tmp_path / "placements.parquet")
-    write_presets(tmp_path)  # nothing of it was drawn at random
+    write_presets(*load(tmp_path))  # nothing of it was drawn at random
     assert not (tmp_path / "tables" / "found.csv").exists() and not (tmp_path / "figures" / "found.png").exists()
 
 

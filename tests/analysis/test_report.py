@@ -6,8 +6,8 @@ from scipy.stats import bootstrap
 
 from analysis import report
 from analysis.bands import bands_in
+from analysis.input.runs import describe
 from analysis.output import comparison_report, words
-from analysis.runs import describe
 from analysis.stability import checkpoints, load_endpoints
 
 FILES = {

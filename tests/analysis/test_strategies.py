@@ -7,8 +7,8 @@ import yaml
 
 from analysis import report, strategies
 from analysis.comparison import samplers
+from analysis.input.runs import family
 from analysis.output import samplers_report
-from analysis.runs import family
 from analysis.stability import Endpoints
 from analysis.table import load_scores
 

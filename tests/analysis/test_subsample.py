@@ -3,7 +3,7 @@ import pytest
 
 from analysis.stability import Endpoints
 from analysis.table import Scores
-from analysis.validation.subsamples import coverage, take
+from analysis.validation.subsamples import coverage
 from supernet.placement import exhaustive
 
 
@@ -20,7 +20,7 @@ def scores():
 
 
 def test_take_keeps_placements_costs_and_qualities_together(scores):
-    some = take(scores, np.array([3, 200]))
+    some = scores.part(placements=np.array([3, 200]))
     assert some.placements == [scores.placements[3], scores.placements[200]]
     assert some.cost.tolist() == [scores.cost[3], scores.cost[200]]
     assert np.array_equal(some.quality, scores.quality[:, [3, 200]])

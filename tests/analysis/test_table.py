@@ -92,7 +92,7 @@ BAD = {
     "float step": (lambda f: f.assign(step=f["step"] + 0.5), r"column step of type double, it must be int64"),
     "null": (change("item", None), r"1 empty values in column item, the first in row 7"),
     "duplicate": (lambda f: pd.concat([f, f.iloc[[5]]]), r"1 duplicate rows, the first for placement \w+, item item-005, step 0"),
-    "missing": (drop_row, r"lacks 1 of 5760 scores, the first for placement \w+, item item-007, step 0: run the sweep again"),
+    "missing": (drop_row, r"lacks 1 of 5760 scores, the first for placement \w+, item item-007, step 0: add the rows that are missing"),
     "NaN": (change("logp", np.nan), r"1 logp values that are NaN or infinite, the first for placement \w+, item item-007, step 0"),
     "inf": (change("logp", -np.inf), r"1 logp values that are NaN or infinite"),
     "sign": (lambda f: f.assign(logp=-f["logp"]), r"5760 positive logp values.*negate losses"),

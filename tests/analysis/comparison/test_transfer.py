@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.comparison.transfer import TOLERANCE, accuracy_interval, distances, match, transfer
-from analysis.runs import describe, side_by_side
+from analysis.input.runs import describe, side_by_side
 from analysis.statistics import ranks
 from supernet.placement import sample_counts
 

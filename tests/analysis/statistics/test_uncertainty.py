@@ -32,28 +32,6 @@ def test_weights_keep_the_shares_of_tasks():
     assert np.isnan(weights[2]).all()
 
 
-def test_resampled_interval_covers_a_mean_of_two_way_data():
-    both = items = 0
-    for repetition in range(200):
-        rng = np.random.default_rng(repetition)
-        effect = rng.normal(size=(20, 1))
-        quality = effect + rng.normal(size=24) + rng.normal(size=(20, 24))
-        _, low, high = uncertainty.resampled_interval(np.mean, quality, ["t"] * 24, rng, "both", resamples=60)
-        both += low <= 0 <= high
-        _, low, high = uncertainty.resampled_interval(np.mean, quality, ["t"] * 24, rng, "items", resamples=60)
-        items += low <= effect.mean() <= high
-    assert 0.88 <= both / 200 <= 0.99 and 0.88 <= items / 200 <= 0.99
-
-
-def test_half_sampling_has_the_standard_error_of_a_mean():
-    rng = np.random.default_rng(0)
-    quality = rng.normal(size=(3, 400))
-    _, low, high = uncertainty.resampled_interval(lambda m: m[0], quality, ["t"] * 400, rng, "items", resamples=2000)
-    assert (high - low) / 2 / 1.96 == pytest.approx(quality[0].std() / 20, rel=0.06)
-    with pytest.raises(ValueError, match="choose items, placements or both"):
-        uncertainty.resampled_interval(np.mean, quality, ["t"] * 400, rng, "seeds")
-
-
 def test_difference_error_is_that_of_paired_items():
     quality = np.random.default_rng(0).normal(size=(4, 30)) + np.random.default_rng(1).normal(size=30)
     error = uncertainty.difference_error(quality)
@@ -172,11 +150,3 @@ def test_simultaneous_bands_hold_at_all_steps():
     draws = np.random.default_rng(1).multivariate_normal(np.zeros(6), covariance, size=20_000)
     q = uncertainty.max_t_quantile(covariance, 0.95, 20_000, np.random.default_rng(0))
     assert (np.abs(draws).max(axis=1) <= q).mean() == pytest.approx(0.95, abs=0.006)
-
-
-def test_across_seeds_is_the_t_interval():
-    values = np.random.default_rng(0).normal(size=(4, 3))
-    mean, low, high = uncertainty.across_seeds(values, 0.9)
-    expected = stats.t.interval(0.9, 3, loc=values[:, 1].mean(), scale=stats.sem(values[:, 1]))
-    assert (low[1], high[1]) == pytest.approx(expected) and mean[1] == pytest.approx(values[:, 1].mean())
-    assert np.isnan(uncertainty.across_seeds(values[:1])[1]).all()

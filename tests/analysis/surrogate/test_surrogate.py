@@ -182,7 +182,7 @@ def test_shared_items_make_differences_uncertain_as_other_items_show():
             names = [name for name in dict.fromkeys([*placements[1:31], *others]) if name != placements[0]]
             mean, sd = expansion.estimate(names, against=placements[0])
             error = np.abs(mean - (truth(names) - truth(placements[:1])))
-            inside.append(np.mean(error < expansion.quantile * sd))
+            inside.append(np.mean(error < expansion.quantile(0.95) * sd))
             without = fit(placements, quality.mean(1), 0.3**2 / 40).estimate(names, against=placements[0])[1]
             naive.append(np.mean(error < 1.96 * without))
         assert 0.9 < np.mean(inside) <= 1.0
@@ -282,7 +282,7 @@ def test_differences_in_a_bent_world():
         assert np.isfinite(expansion.link.reach)
         names = [str(sample_local(8, np.random.default_rng(seed + 100 + i))) for i in range(60)]
         mean, sd = expansion.estimate(names, against=placements[0])
-        inside.append(np.mean(np.abs(mean - (truth(names) - truth(placements[:1]))) < expansion.quantile * sd))
+        inside.append(np.mean(np.abs(mean - (truth(names) - truth(placements[:1]))) < expansion.quantile(0.95) * sd))
         tilted = quality + 3 * np.linspace(-1, 1, 30)
         again = fit(placements, tilted.mean(1), 0.0, items=tilted)
         assert np.allclose(expansion.estimate(names, placements[0]), again.estimate(names, placements[0]), atol=1e-8)

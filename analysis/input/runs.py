@@ -1,14 +1,17 @@
 """Run directories: where they are, what they say of themselves, which may be compared as replicates, and their scores on common axes."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from analysis.table import Scores
+from analysis.input.formats import columns_of, format_of, stem_of
+from analysis.table import Scores, load_runs
 
 
 def find_runs(results: Path) -> list[Path]:
@@ -17,6 +20,40 @@ def find_runs(results: Path) -> list[Path]:
     if not runs:
         raise ValueError(f"no run directory with scores under {results.resolve()}: run the sweep first, or name a run or a file of scores")
     return runs
+
+
+class Run(NamedTuple):
+    """Scores, what was named to have them (a run directory or a file), and two folders: what lies beside the scores (proposals, fresh
+    items), and where results go."""
+
+    path: Path
+    scores: Scores
+    beside: Path
+    folder: Path
+
+
+def load(path: Path, costs: Path | None = None, out: Path | None = None) -> list[Run]:
+    """The runs of a run directory (one) or of a file (one or several, sorted by name).
+
+    Results go into the run directory; of a file into its folder, where that holds no other scores, else into a folder beside it that is
+    called like the file; of several runs of one file, into folders there that are called like the runs. ``out`` is taken instead of
+    the folder. Raises ValueError as ``load_runs``, and where two runs of a file would share a folder.
+    """
+    runs = load_runs(path, costs)
+    beside = path if path.is_dir() else path.parent if _alone(path) else path.parent / stem_of(path)
+    if len(runs) == 1:
+        return [Run(path, runs[0], beside, out or beside)]
+    names = [re.sub(r"[^\w.+=-]+", "_", scores.run).strip(".") or "_" for scores in runs]
+    for n, name in enumerate(names):
+        if name.casefold() in [other.casefold() for other in names[:n]]:
+            raise ValueError(f"the results of two runs of {path} would share the folder {name}: rename run {runs[n].run}")
+    return [Run(path, scores, beside / name, (out or beside) / name) for scores, name in zip(runs, names, strict=True)]
+
+
+def _alone(path: Path) -> bool:
+    """Whether no other file of its folder holds scores."""
+    others = [other for other in path.resolve().parent.iterdir() if other.is_file() and other.name != path.name and format_of(other)]
+    return not any({"placement", "item", "step"} <= set(columns_of(other)) for other in others)
 
 
 def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
@@ -56,15 +93,17 @@ def family(run: str | Path) -> str:
     return config["distill"]["sampler"] + ("-sft" if config.get("stage") == "sft" else "")
 
 
-def side_by_side(stability: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(stability: pd.DataFrame, runs: pd.DataFrame, full: Mapping[str, float] | None = None) -> pd.DataFrame:
     """The stability rows of several runs with common axes added.
 
     ``runs``: rows of ``describe``. Added: scale, seed, ``share_of_training`` (tokens / tokens at T), ``tokens_per_parameter`` (tokens /
-    trained parameters) and ``relative_lo``, ``relative_hi``: the cost band as a share of the cost of all-FA.
+    trained parameters) and ``relative_lo``, ``relative_hi``: the cost band as a share of the cost of all-FA, which ``full`` gives by run
+    (default: one a layer).
     """
     common = runs[["scale", "run", "seed", "layers", "training_tokens", "trained_parameters"]]
     frame = stability.merge(common, on="run", how="left", validate="many_to_one")
     frame["share_of_training"] = frame["tokens"] / frame["training_tokens"]
     frame["tokens_per_parameter"] = frame["tokens"] / frame["trained_parameters"]
-    frame["relative_lo"], frame["relative_hi"] = frame["band_lo"] / frame["layers"], frame["band_hi"] / frame["layers"]
+    whole = frame["layers"] if full is None else frame["run"].map(full)
+    frame["relative_lo"], frame["relative_hi"] = frame["band_lo"] / whole, frame["band_hi"] / whole
     return frame.drop(columns=["layers", "training_tokens", "trained_parameters"])

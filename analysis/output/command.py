@@ -1,0 +1,31 @@
+"""What the commands of analysis/ share: their arguments, and one line for an error."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.input.formats import FORMATS
+from analysis.stability.endpoints import ENDPOINTS
+
+
+def arguments(name: str, what: str, out: str, runs: str = "*") -> argparse.ArgumentParser:
+    """A parser with RUN ..., --endpoints, --costs and --out; ``out`` says what goes there, ``runs`` is argparse's nargs of RUN."""
+    parser = argparse.ArgumentParser(prog=f"python -m analysis.{name}", description=what)
+    default = "; default: every run directory under results/ that has scores" if runs == "*" else ""
+    scored = f"run directory, or a file of scores ({', '.join(FORMATS)}){default}"
+    parser.add_argument("runs", nargs=runs, type=Path, metavar="RUN", help=scored)
+    parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
+    costs = "a table with the columns mixer, cost or placement, cost (default: what lies beside the scores, else the published costs)"
+    parser.add_argument("--costs", type=Path, metavar="FILE", help=costs)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+    return parser
+
+
+def ends(action: Callable[[], int | None], where: str = "") -> int:
+    """The exit code of an action; an error of the user's or of a file is one line on stderr and 1."""
+    try:
+        return action() or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {where}{' '.join(str(error).split())}", file=sys.stderr)
+        return 1
