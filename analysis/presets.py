@@ -60,7 +60,7 @@ def every_run(options: argparse.Namespace) -> int:
             else:
                 print(summary(run.folder if run.folder != path.parent else path, write_presets(run, options.budgets, options.seed, level)))
 
-    return max([ends(lambda path=path: one(path), f"{path}: ") for path in paths])
+    return max([ends(lambda path=path: one(path), str(path)) for path in paths])
 
 
 def parse_constraints(at_least: Sequence[str], fix: Sequence[str], forbid: str, no_singletons: bool, no_isolated: bool) -> Constraints:

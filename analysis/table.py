@@ -260,7 +260,7 @@ class _Rows:
         fresh = np.flatnonzero(~seen[code])[::-1]  # of several new rows the first one is written last and stays
         value[code[fresh]], seen[code[fresh]] = own[fresh], True
         known["value"], known["have"] = value, seen
-        return value[code] != own
+        return (value[code] != own) & ~((own != own) & (value[code] != value[code]))  # NaN is complained about later
 
     def scores(self, name: str, costs: "Costs | None") -> Scores:
         """The cube, once all rows are there. Raises ValueError for the first fault."""

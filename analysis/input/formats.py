@@ -102,7 +102,8 @@ def conform(table: pa.Table, schema: Mapping[str, str], name: str, row: int = 0)
     """The columns of ``schema``, in its order and types. Integers may be narrower, floats too, strings may be dictionaries; names of items,
     tasks, runs and scales may be whole numbers, and whole numbers may be stored as floats. ``row``: number of the first row."""
     if missing := [column for column in schema if column not in table.column_names]:
-        raise ValueError(f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table needs {', '.join(schema)}")
+        also = " (or score in place of logp and num_tokens)" if "logp" in missing else ""
+        raise ValueError(f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table needs {', '.join(schema)}{also}")
     columns = []
     for column, kind in schema.items():
         array, found = table[column], table[column].type
@@ -112,10 +113,14 @@ def conform(table: pa.Table, schema: Mapping[str, str], name: str, row: int = 0)
         fits = {
             "string": text or (pa.types.is_integer(value) and column != "placement"),
             "int64": number,
-            "float64": pa.types.is_floating(value) or pa.types.is_null(value) or (number and column != "logp"),
+            "float64": pa.types.is_floating(value)
+            or pa.types.is_null(value)
+            or (column != "logp" and (number or pa.types.is_boolean(value))),
         }[kind]
         if not fits and (table.num_rows or not pa.types.is_null(value)):
             raise ValueError(f"{name} has column {column} of type {value}, it must be {kind}: convert it")
+        if pa.types.is_boolean(value) and kind == "float64":  # right or wrong
+            array, value, number = array.cast(pa.int8()), pa.int8(), True
         if kind == "float64":  # pandas writes NaN as null; whoever uses the numbers complains about NaN
             array = pc.fill_null(array.cast(pa.float64()), float("nan"))
         if array.null_count:

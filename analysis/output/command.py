@@ -23,9 +23,10 @@ def arguments(name: str, what: str, out: str, runs: str = "*") -> argparse.Argum
 
 
 def ends(action: Callable[[], int | None], where: str = "") -> int:
-    """The exit code of an action; an error of the user's or of a file is one line on stderr and 1."""
+    """The exit code of an action; an error of the user's or of a file is one line on stderr, which names ``where``, and 1."""
     try:
         return action() or 0
     except (ValueError, OSError) as error:
-        print(f"error: {where}{' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        print(f"error: {said if where and where in said else f'{where}: {said}' if where else said}", file=sys.stderr)
         return 1

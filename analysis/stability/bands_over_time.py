@@ -133,10 +133,14 @@ def _band_rows(
     quality = scores.quality[:, member]
     columns |= _point_statistics(quality, endpoints)
     columns |= regret
-    tied = np.array([row.max() == 0 for row in ranked(quality)])
-    if tied.any():
-        steps = ", ".join(str(step) for step in scores.steps[tied])
-        _warn(scores, f"cost {lo:.4g} to {hi:.4g}: all placements score the same at step {steps}, there is no ranking")
+    tied = ranked(quality).max(axis=1) == 0
+    fair = tied
+    if equal_cost:
+        at_equal = uncertainty.at_equal_cost(quality.mean(axis=2)[:, :, None], np.asarray(scores.cost)[member])
+        fair = ranks.with_ties(at_equal[:, :, 0], np.abs(quality).max()).max(axis=1) == 0
+    if fair.any():
+        steps, what = ", ".join(str(step) for step in scores.steps[fair]), "the same" if tied.any() else "what their cost says"
+        _warn(scores, f"cost {lo:.4g} to {hi:.4g}: all placements score {what} at step {steps}, there is no ranking")
     if I >= MIN_ITEMS:
         if endpoints.max_placements < P:
             thinned = np.sort(rng.choice(P, endpoints.max_placements, replace=False))
@@ -144,17 +148,18 @@ def _band_rows(
         cost = np.asarray(scores.cost)[member] if equal_cost else None
         columns |= _agreement(scores, endpoints, quality, cost, sampled * len(member) / P, (lo, hi), rng)
     frame = pd.DataFrame(columns, index=range(S))
-    frame.loc[tied, list(UNRANKED)] = np.nan
+    frame.loc[tied | tied[-1], list(OF_ORDER)] = np.nan
+    frame.loc[fair | fair[-1], list(AT_EQUAL_COST)] = np.nan
     if tied[-1]:
-        frame[[*UNRANKED, "regret", "regret_lo", "regret_hi", "regret_random"]] = np.nan
+        frame[["regret", "regret_lo", "regret_hi", "regret_random"]] = np.nan
     return frame
 
 
-UNRANKED = (
-    "tau", "tau_lo", "tau_hi", "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "ratio_band_lo", "ratio_band_hi", "ceiling_half",
-    "ratio_plain", "reliability", "decision_accuracy", "decisive_accuracy", "topk_overlap", "weighted_tau", "rbo",
+OF_ORDER = ("tau", "tau_lo", "tau_hi", "decision_accuracy", "decisive_accuracy", "topk_overlap", "weighted_tau", "rbo")
+AT_EQUAL_COST = (
+    "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability",
 )  # fmt: skip
-"""Columns of which nothing is known at a step where all placements score the same; at none, where they do so at the last."""
+"""Columns of which nothing is known at a step where all placements score the same (at equal cost); at none, where T is such a step."""
 
 
 def ranked(quality: np.ndarray) -> np.ndarray:

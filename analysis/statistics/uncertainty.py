@@ -12,12 +12,12 @@ Total variance: V_P + V_I' for a small sample of a large population of placement
 fraction f, (1 - f)(V_P - V_I + V_I') + V_I.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from analysis.statistics import pairs
 from analysis.statistics.ranks import with_ties
 
 PURE_FLOOR = 0.8
@@ -137,8 +137,7 @@ def agreement(
     ``rho`` divides on the scale where noise acts, the correlation: cross-half τ of t with T, of t with t and of T with T each become
     r = sin(π τ / 2) (Greiner), and ρ = r_tT / √(r_tt r_TT). All three come from the same halves and from ranks, so that ρ is 1 in
     expectation for an unchanged ranking whatever the distribution of quality. ``fraction``: share of the population of placements that
-    was scored (see the module's docstring). ``cost`` [P]: all but ``tau`` compare at equal cost, see ``at_equal_cost``. Memory: about
-    30 S P² bytes.
+    was scored (see the module's docstring). ``cost`` [P]: all but ``tau`` compare at equal cost, see ``at_equal_cost``.
     """
     S, P, I = quality.shape
     masks = split_halves(tasks, halves, rng)
@@ -156,22 +155,20 @@ def agreement(
 
     scale = np.abs(quality).max()  # of the scores themselves: what is left of them at equal cost may be rounding alone
     full = with_ties(means(raw, kept[:, None]), scale)  # [1 + groups, 1, S, P]
-    products = (_pair_products(r, r) for r in full)
-    base = next(products)
-    tau, _ = _tau_b(base, 1)
-    tau_cov = _two_way(_tau_slopes(base, 1), base, products, number, fraction)
+    tau, _, untied = _tau_b(pairs.sums(full[0], full[0]), 1, P)
+    tau_cov = _two_way(_tau_slopes(tau, untied), full, full, fraction)
+    tau_cov[-1] = tau_cov[:, -1] = 0  # T agrees with itself
 
     first, second = means(fair, masks & kept[:, None]), means(fair, ~masks & kept[:, None])  # [1 + groups, halves, S, P]
     r_half = half_correlation(first[0], second[0])
-    products = (_pair_products(a, b) for a, b in zip(with_ties(first, scale), with_ties(second, scale), strict=True))
-    base = next(products)
-    tau_cross, tau_within = _tau_b(base, halves)
+    first, second = with_ties(first, scale), with_ties(second, scale)
+    tau_cross, tau_within, untied = _tau_b(pairs.sums(first[0], second[0]), halves, P)
     r = np.sin(np.pi / 2 * tau_within)
     usable = (r * r[-1] > LEAST_RELIABLE) & (r > 0)
     attenuation = np.sqrt(np.where(usable, r * r[-1], np.nan))
     rho = np.sin(np.pi / 2 * tau_cross) / attenuation
     with np.errstate(invalid="ignore"):
-        rho_cov = _two_way(_rho_slopes(base, halves), base, products, number, fraction)
+        rho_cov = _two_way(_rho_slopes(tau_cross, tau_within, untied), first, second, fraction)
     rho[-1] = 1.0 if usable[-1] else np.nan
     rho_cov[-1] = rho_cov[:, -1] = 0
     degrees = round((1 - fraction) * (P - 1) + fraction * (number - 1))
@@ -193,68 +190,26 @@ def _items_first(quality: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(quality.transpose(2, 0, 1)).reshape(quality.shape[2], -1)
 
 
-def _signs(rank: np.ndarray) -> np.ndarray:
-    """[S, P] -> [S, P, P] int8, the sign of every difference."""
-    a, b = rank[:, :, None], rank[:, None, :]
-    return (a > b).view(np.int8) - (a < b).view(np.int8)
+def _tau_b(sums: np.ndarray, halves: int, P: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """τ-b of each step with the last, of each step with itself in the other half, and the untied pairs; from ``pairs.sums`` [3, S]."""
+    cross, within, tied = sums
+    untied = 2.0 * halves * P * (P - 1) - tied
+    untied = np.where(untied > 0, untied, np.nan)
+    return cross / np.sqrt(untied * untied[-1]), within / untied, untied
 
 
-def _pair_products(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-    """Ranks in both halves [H, S, P] twice -> sign products per ordered pair, summed over halves and directions, small integers [S, P, P]:
-    cross (t in one half, T in the other), within (t in both) and untied (pairs untied at t; [1, 1, 1] zero where nothing is tied)."""
-    H, S, P = first.shape
-    ties = min(first.max(axis=-1).min(), second.max(axis=-1).min()) < P - 1
-    kind = np.int8 if H <= 31 else np.int16  # differences of two such sums must fit
-    cross, within = np.zeros((S, P, P), kind), np.zeros((S, P, P), kind)
-    tied = np.zeros((S, P, P) if ties else (1, 1, 1), kind)
-    for a, b in zip(first, second, strict=True):
-        x = _signs(a)
-        y = x if first is second else _signs(b)
-        cross += x * y[-1]
-        cross += y * x[-1]
-        within += 2 * (x * y)
-        if ties:
-            tied += (x == 0).view(np.int8) + (y == 0).view(np.int8)
-    if ties:
-        tied[:, np.arange(P), np.arange(P)] = 0
-    return [cross, within, tied]
-
-
-def _row_sums(values: np.ndarray) -> np.ndarray:
-    """Sum over the last axis in float64, of integers exactly; a matrix product is several times quicker than reduce."""
-    return (values.astype(np.float32) @ np.ones(values.shape[-1], dtype=np.float32)).astype(np.float64)
-
-
-def _sums(products: list[np.ndarray], halves: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over ordered pairs [S] of cross, within and untied."""
-    cross, within, tied = (_row_sums(p).sum(axis=1) for p in products)
-    P = products[0].shape[1]
-    untied = 2.0 * halves * P * (P - 1) - np.broadcast_to(tied, cross.shape)
-    return cross, within, np.where(untied > 0, untied, np.nan)
-
-
-def _tau_b(products: list[np.ndarray], halves: int) -> tuple[np.ndarray, np.ndarray]:
-    """τ-b of each step with the last, and of each step with itself in the other half."""
-    cross, within, untied = _sums(products, halves)
-    return cross / np.sqrt(untied * untied[-1]), within / untied
-
-
-def _tau_slopes(products: list[np.ndarray], halves: int) -> np.ndarray:
+def _tau_slopes(tau: np.ndarray, untied: np.ndarray) -> np.ndarray:
     """Derivative of τ-b with T by the sums of: cross, within, tied at t, within of T, tied at T -> [5, S]."""
-    tau, _ = _tau_b(products, halves)
-    _, _, untied = _sums(products, halves)
     none = np.zeros_like(tau)
     return np.stack([1 / np.sqrt(untied * untied[-1]), none, tau / 2 / untied, none, tau / 2 / untied[-1]])
 
 
-def _rho_slopes(products: list[np.ndarray], halves: int) -> np.ndarray:
+def _rho_slopes(tau: np.ndarray, own: np.ndarray, untied: np.ndarray) -> np.ndarray:
     """The same of ρ: dρ = ρ (d log r_tT - ½ d log r_tt - ½ d log r_TT), r = sin(π τ / 2)."""
-    tau, own = _tau_b(products, halves)
-    _, _, untied = _sums(products, halves)
     r, slope = np.sin(np.pi / 2 * own), np.pi / 2 * np.cos(np.pi / 2 * own)
     scale = np.sqrt(np.maximum(r * r[-1], LEAST_RELIABLE))
     rho = np.sin(np.pi / 2 * tau) / scale
-    slopes = _tau_slopes(products, halves) * np.pi / 2 * np.cos(np.pi / 2 * tau) / scale
+    slopes = _tau_slopes(tau, untied) * np.pi / 2 * np.cos(np.pi / 2 * tau) / scale
     change = slope / np.maximum(r, LEAST_RELIABLE) / 2 / untied
     slopes[1] -= rho * change
     slopes[2] -= rho * change * own
@@ -263,56 +218,40 @@ def _rho_slopes(products: list[np.ndarray], halves: int) -> np.ndarray:
     return slopes
 
 
-def _placement_covariance(kernel: np.ndarray, disjoint: float) -> np.ndarray:
-    """Covariance [S, S] over placements of the sum of a kernel [S, P, P] over ordered pairs, whose estimate is 0 (centred).
+def _placement_covariance(rows: np.ndarray, gram: np.ndarray, disjoint: float) -> np.ndarray:
+    """Covariance [S, S] over placements of the sum of a kernel over ordered pairs, whose estimate is 0 (centred): from its row sums [S, P]
+    and Gram matrix [S, S].
 
     Halfway between the jackknife, which counts noise of single pairs twice (Efron & Stein 1981), and the unbiased estimator from
     products of pairs that share a placement (Hoeffding 1948), whose own noise makes intervals slightly short: measured on settled
     rankings, where noise of pairs is most of it, they cover 98.5% and 92.5 to 95%.
     """
-    S, P, _ = kernel.shape
-    rows = _row_sums(kernel)
-    rows -= rows.mean(axis=1, keepdims=True)
+    S, P = rows.shape
+    rows = rows - rows.mean(axis=1, keepdims=True)
     # leaving out p changes a U-statistic of degree 2 by 2 (row of p) P / (P - 2)
     jackknife = (2 * P / (P - 2)) ** 2 * (P - 1) / P * (rows @ rows.T)
-    flat = kernel.reshape(S, -1)
-    unbiased = (P * (P - 1)) ** 2 / disjoint * (rows @ rows.T - (flat @ flat.T).astype(np.float64) / 2)
+    unbiased = (P * (P - 1)) ** 2 / disjoint * (rows @ rows.T - gram / 2)
     wanted = (np.diag(jackknife) + np.maximum(np.diag(unbiased), 0)) / 2
     scale = np.sqrt(np.divide(wanted, np.diag(jackknife), out=np.zeros(S), where=np.diag(jackknife) > 0))
     return jackknife * np.outer(scale, scale)
 
 
-def _two_way(slopes: np.ndarray, base: list[np.ndarray], without: Iterator[list[np.ndarray]], groups: int, fraction: float) -> np.ndarray:
+def _two_way(slopes: np.ndarray, first: np.ndarray, second: np.ndarray, fraction: float) -> np.ndarray:
     """Covariance over steps [S, S] of a statistic that is a function of sums over pairs of placements, with these derivatives [5, S].
 
-    ``without``: pair products with each group of items left out.
+    ``first``, ``second``: ranks [N, H, S, P] in both halves, with all items and with each group of them left out.
     """
-    S, P = base[0].shape[:2]
-    column = slopes.astype(np.float32)[:, :, None, None]
-
-    def linear(cross: np.ndarray, within: np.ndarray, tied: np.ndarray) -> np.ndarray:
-        """Change of the statistic by pair, [S, P, P] float32: its sum over ordered pairs is the change to first order."""
-        kernel = cross * column[0]
-        if slopes[1].any():
-            kernel += within * column[1]
-            kernel += within[-1] * column[3]
-        if tied.shape[-1] > 1:
-            kernel += tied * column[2]
-            kernel += tied[-1] * column[4]
-        return kernel
-
-    pairs = P * (P - 1) / 2
-    disjoint = pairs * (pairs - 2 * (P - 1) + 1)  # ordered pairs of pairs that share no placement
-    placements = _placement_covariance(linear(*base), disjoint)
+    N, _, S, P = first.shape
+    groups, n_pairs = N - 1, P * (P - 1) / 2
+    disjoint = n_pairs * (n_pairs - 2 * (P - 1) + 1)  # ordered pairs of pairs that share no placement
+    rows, gram = pairs.changes(first, second, np.nan_to_num(slopes))
+    placements = _placement_covariance(rows[0], gram[0], disjoint)
     items, pure = np.zeros((S, S)), np.zeros((S, S))
-    for products in without:
-        change = linear(*(a - b for a, b in zip(products, base, strict=True)))
-        row = _row_sums(change)
+    for row, own in zip(rows[1:], gram[1:], strict=True):
         total = row.sum(axis=1) / 2
-        flat = change.reshape(S, -1)
-        shared = row @ row.T - (flat @ flat.T).astype(np.float64) / 2  # products of pairs with at least one placement in common
+        shared = row @ row.T - own / 2  # products of pairs with at least one placement in common
         items += 4 * np.outer(total, total)
-        pure += 4 * (np.outer(total, total) - shared) * pairs**2 / disjoint
+        pure += 4 * (np.outer(total, total) - shared) * n_pairs**2 / disjoint
     items, pure = items * (groups - 1) / groups, pure * (groups - 1) / groups
     sampled = np.maximum(np.diag(placements + pure), PURE_FLOOR * np.diag(placements))
     wanted = (1 - fraction) * sampled + fraction * np.diag(items)

@@ -1,0 +1,207 @@
+"""Scores of other projects through the commands themselves: every format, letters and costs of their own, ties, and what is refused."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import presets, report, search
+from analysis.stability import load_endpoints, stability_table, time_to_stability
+from analysis.table import load_runs, load_scores
+
+OWN = {"A": 5.0, "B": 2.5, "C": 1.333, "D": 0.7}
+"""Costs in another unit; 1.333 lies on no grid of 0.01."""
+
+
+@pytest.fixture
+def quick(tmp_path):
+    path = tmp_path / "quick.yaml"
+    path.write_text("bands: [0.14, 0.48, 1.0]\nresamples: 20\nhalves: 2\ngroups: 4\n")
+    return str(path)
+
+
+@pytest.fixture
+def frame(simulate, frame_of):
+    return frame_of(simulate(np.random.default_rng(0), n_placements=60, n_items=8, steps=(0, 10, 100)))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(frame, name="scores.csv", folder="own"):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        if ".jsonl" in name:
+            frame.to_json(path, orient="records", lines=True)
+        elif ".parquet" in name:
+            frame.to_parquet(path)
+        else:
+            frame.to_csv(path, index=False, sep="\t" if ".tsv" in name else ",")
+        return path
+
+    return written
+
+
+def own_letters(frame):
+    return frame.assign(placement=frame["placement"].str.translate(str.maketrans("FSKG", "ABCD")))
+
+
+def cost_of(placement):
+    return sum(OWN[letter] for letter in placement)
+
+
+def one_line(capsys, *words):
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.tsv.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_every_format_gives_the_same_scores(name, frame, write):
+    whole, numbered = load_scores(write(frame)), frame.assign(item=frame["item"].str[-3:].astype(int))
+    loaded = load_scores(write(numbered, name))
+    np.testing.assert_allclose(loaded.quality, whole.quality, rtol=1e-9)  # pandas writes ten digits of JSON
+    assert loaded.placements == whole.placements and loaded.tasks == whole.tasks
+    assert loaded.items == sorted(map(str, range(8))) if "csv" not in name and "tsv" not in name else len(loaded.items) == 8
+
+
+def test_files_of_one_folder_and_runs_of_one_file_keep_their_reports(frame, write, quick, tmp_path):
+    both = pd.concat([frame, frame.assign(run="other/2", seed=1)])
+    files = [write(both, "both.csv"), write(frame.assign(run="alone"), "alone.csv.gz")]
+    assert [scores.run for scores in load_runs(files[0])] == ["other/2", "sim-0"]
+    assert report.main([*map(str, files), "--endpoints", quick, "--out", str(tmp_path / "compared")]) == 0
+    assert presets.main([*map(str, files), "--endpoints", quick]) == 0
+    for folder in ("both/other_2", "both/sim-0", "alone"):
+        assert (tmp_path / "own" / folder / "report.md").exists() and (tmp_path / "own" / folder / "presets.yaml").exists()
+    assert (tmp_path / "compared" / "report.md").exists() and not (tmp_path / "own" / "report.md").exists()
+
+
+def test_a_file_alone_has_its_report_beside_it(frame, write, quick, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.csv").write_text("day,mood\n1,good\n")
+    assert report.main([str(write(frame)), "--endpoints", quick]) == 0
+    assert (tmp_path / "own" / "report.md").exists()
+
+
+@pytest.mark.parametrize("how", ["column", "placements.parquet", "by mixer", "by placement"])
+def test_own_costs_hold_in_report_presets_and_optimiser(how, frame, write, quick, tmp_path, capsys):
+    frame = own_letters(frame)
+    names = sorted(frame["placement"].unique())
+    table = pd.DataFrame({"placement": names, "source": "own", "cost": list(map(cost_of, names))})
+    costs = []
+    if how == "column":
+        frame["cost"] = frame["placement"].map(cost_of)
+    path = write(frame)
+    if how == "placements.parquet":
+        table.to_parquet(path.parent / "placements.parquet")
+    elif how == "by mixer":
+        pd.DataFrame({"mixer": list(OWN), "cost": list(OWN.values())}).to_csv(tmp_path / "costs.csv", index=False)
+        costs = ["--costs", str(tmp_path / "costs.csv")]
+    elif how == "by placement":
+        table.to_json(tmp_path / "costs.jsonl", orient="records", lines=True)
+        costs = ["--costs", str(tmp_path / "costs.jsonl")]
+    assert report.main([str(path), "--endpoints", quick, *costs]) == 0
+    stability = pd.read_csv(path.parent / "tables" / "stability.csv")
+    assert stability["band_hi"].max() == pytest.approx(4 * 5.0) and stability["n_placements"].max() == 60
+    assert presets.main([str(path), "--endpoints", quick, "--budgets", "4", "6", "12", *costs]) == 0
+    document = yaml.safe_load((path.parent / "presets.yaml").read_text())
+    assert document["provenance"]["cost_coefficients"] == pytest.approx(OWN)
+    for entry in document["presets"].values():
+        assert entry["cost"] == pytest.approx(cost_of(entry["placement"])) and entry["cost"] <= entry["budget"] + 1e-9
+    assert presets.main([str(path), "--endpoints", quick, "--budget", "6", *costs]) == 0
+    assert float(capsys.readouterr().out.splitlines()[-1].split()[2]) <= 6
+
+
+def test_searches_take_own_costs(write, quick, tmp_path):
+    names = ["".join(p) for p in itertools.product("ABC", repeat=4)]
+    rng = np.random.default_rng(0)
+    quality = {n: -3 + 0.1 * cost_of(n) + rng.normal(0, 0.05) for n in names}
+    rows = [("x", "r", 0, 0, 0, n, i, "t", quality[n] * 9, 9, cost_of(n)) for n in names for i in ("a", "b")]
+    columns = ["scale", "run", "seed", "step", "tokens", "placement", "item", "task", "logp", "num_tokens", "cost"]
+    path = write(pd.DataFrame(rows, columns=columns))
+    assert search.main([str(path), "--evaluations", "30", "--repetitions", "2", "--endpoints", quick]) == 0
+    table = pd.read_csv(path.parent / "tables" / "search_budgets.csv")
+    assert table["budget"].between(4 * 1.333 - 1e-9, 20.05).all() and (table["regret"] >= 0).all()
+
+
+def test_costs_that_cannot_be_used_are_one_line(frame, write, quick, tmp_path, capsys):
+    path = write(own_letters(frame))
+    assert report.main([str(path), "--endpoints", quick]) == presets.main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2 and said.count("unknown mixer A") == 2 and "--costs" in said
+    (tmp_path / "costs.csv").write_text("mixer,cost\nA,1\nB,2\n")
+    assert presets.main([str(path), "--costs", str(tmp_path / "costs.csv")]) == 1
+    one_line(capsys, "costs.csv lacks mixer C")
+    path = write(frame.assign(cost=1.0 + frame["placement"].str.count("F") ** 2))
+    assert presets.main([str(path)]) == 1
+    one_line(capsys, "no sum over mixers")
+    assert report.main([str(path), "--endpoints", quick]) == 0  # ranking needs no more than the costs themselves
+    for cost, line in ((-1.0, "costs must be positive"), (np.nan, "costs must be positive"), (np.arange(len(frame)) + 1, "several values")):
+        capsys.readouterr()
+        assert report.main([str(write(frame.assign(cost=cost))), "--endpoints", quick]) == 1
+        one_line(capsys, line)
+
+
+CHEAP = 1.92
+TIES = {
+    "all, always": lambda f: pd.Series(True, f.index),
+    "all, at T": lambda f: f["step"] == 100,
+    "all, before T": lambda f: f["step"] == 10,
+    "a band": lambda f: f["cost"] < CHEAP - 1e-9,
+}
+
+
+@pytest.mark.parametrize("which", TIES)
+def test_ties_are_no_ranking(which, frame, write, quick):
+    """Neither settled nor undecided: where all placements score the same there is nothing to settle."""
+    frame["cost"] = frame["placement"].map(lambda p: sum({"F": 1, "S": 0.48, "K": 0.21, "G": 0.14}[c] for c in p))
+    tied = TIES[which](frame)
+    path = write(frame.assign(logp=np.where(tied, -2.0 * frame["num_tokens"], frame["logp"])).drop(columns="cost"))
+    endpoints = load_endpoints(quick)
+    with pytest.warns(UserWarning, match="score the same at step"):
+        table = stability_table(load_scores(path), endpoints)
+    verdicts = time_to_stability(table, endpoints).set_index("band_lo")["verdict"]
+    assert set(verdicts[verdicts.index < 1]) == {"no data"} if which != "a band" else verdicts.iloc[0] == "no data"
+    assert report.main([str(path), "--endpoints", quick]) == presets.main([str(path)]) == 0
+    assert "nan" not in (path.parent / "report.md").read_text().replace("dominant", "")
+
+
+def test_what_cost_alone_says_is_no_ranking_within_a_band(frame, write, quick):
+    cost = frame["placement"].map(lambda p: sum({"F": 1, "S": 0.48, "K": 0.21, "G": 0.14}[c] for c in p))
+    path = write(frame.assign(logp=(-5 + 0.3 * cost) * frame["num_tokens"]))
+    with pytest.warns(UserWarning, match="what their cost says"):
+        table = stability_table(load_scores(path), load_endpoints(quick))
+    verdicts = time_to_stability(table, load_endpoints(quick))["verdict"]
+    assert list(verdicts[:2]) == ["no data"] * 2
+
+
+def test_right_and_wrong_answers(frame, write, quick):
+    scored = frame.drop(columns=["logp", "num_tokens"]).assign(score=(np.arange(len(frame)) % 3 == 0))
+    for name in ("a.parquet", "a.csv", "a.jsonl"):
+        loaded = load_scores(write(scored if "parquet" in name else scored.astype({"score": int}), name))
+        assert set(np.unique(loaded.quality)) == {0.0, 1.0}
+    path = write(scored.astype({"score": int}), folder="alone")
+    assert report.main([str(path), "--endpoints", quick]) == presets.main([str(path)]) == 0
+
+
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_tokens_grow(tokens, frame, write, quick, capsys):
+    assert report.main([str(write(frame.assign(tokens=tokens * frame["step"]))), "--endpoints", quick]) == 1
+    one_line(capsys, "tokens at step 10")
+
+
+def test_one_run_name_has_one_seed(frame, write, quick, capsys):
+    assert report.main([str(write(pd.concat([frame, frame.assign(seed=5)]))), "--endpoints", quick]) == 1
+    one_line(capsys, "mixes the seeds 0, 5", "own name in column run")
+
+
+def test_mixed_types_are_one_line(frame, write, quick, capsys, tmp_path):
+    for name in ("a.csv", "a.jsonl"):
+        mixed = frame.astype({"logp": object})
+        mixed.loc[3, "logp"] = "low"
+        assert report.main([str(write(mixed, name, folder=name)), "--endpoints", quick]) == 1
+        one_line(capsys, "cannot be read", "correct the file")
+    (tmp_path / "broken.jsonl").write_text(json.dumps({"run": 1}) + "\n{")
+    assert report.main([str(tmp_path / "broken.jsonl"), "--endpoints", quick]) == 1
+    one_line(capsys, "broken.jsonl")
