@@ -6,6 +6,7 @@ A mixer is an ``nn.Module`` made from a SupernetConfig that maps [B, T, D] to [B
 - ``mixing_flops(config, tokens)`` and ``saved_bytes(config, batch, tokens, itemsize)``;
 - ``state_shapes(config, room, dtype)``: shapes and dtypes of what decoding keeps of one sequence of at most ``room`` tokens. It starts as
   zeros, and a shape for more room holds one for less in its first corner;
+- ``overwrites(config, room)``: whether going back to fewer tokens needs a copy of that, or only a smaller ``start``;
 - ``extend(x, state, start)``: the next tokens x [B, T, D] of B sequences of which ``start`` were seen (a number, or [B] on the CPU).
   ``state`` is a list of those tensors with B in front, and is written in place.
 

@@ -55,6 +55,11 @@ class FullAttention(nn.Module):
         kept = min(config.window, room) if cls.windowed else room
         return [((config.kv_heads, kept, config.head_dim), dtype)] * 2
 
+    @classmethod
+    def overwrites(cls, config: SupernetConfig, room: int) -> bool:
+        """Whether new tokens take the place of old ones: then going back to fewer tokens needs a copy of the state."""
+        return cls.windowed and config.window < room
+
     def extend(self, x: Tensor, state: list[Tensor], start: int | Tensor) -> Tensor:
         """Goes on after ``start`` tokens whose keys and values ``state`` holds, and adds the new ones: [B, T, D] -> [B, T, D]."""
         q, k, v = self.qkv(x, start)

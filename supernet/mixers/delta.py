@@ -69,6 +69,11 @@ def extend_delta(self: nn.Module, x: Tensor, state: list[Tensor], start: int | T
     return self.out(o.to(x.dtype), gate)
 
 
+def always_overwrites(cls: type[nn.Module], config: SupernetConfig, room: int) -> bool:
+    """``overwrites`` of every mixer with one state for all that it has seen."""
+    return True
+
+
 class KimiDeltaAttention(nn.Module):
     """Delta rule with a decay per channel (Kimi Linear, arXiv 2510.26692): [B, T, D] -> [B, T, D]. No grouping, no rotary positions."""
 
@@ -121,6 +126,7 @@ class KimiDeltaAttention(nn.Module):
         H, d = config.kda_heads, config.kda_dim
         return [((config.conv_width - 1, 3 * H * d), dtype), ((H, d, d), torch.float32)]
 
+    overwrites = classmethod(always_overwrites)
     extend = extend_delta
 
     @classmethod
@@ -223,6 +229,7 @@ class GatedDeltaNet(nn.Module):
         channels = 2 * c.gdn_key_heads * c.gdn_key_dim + c.gdn_value_heads * c.gdn_value_dim
         return [((c.conv_width - 1, channels), dtype), ((c.gdn_value_heads, c.gdn_key_dim, c.gdn_value_dim), torch.float32)]
 
+    overwrites = classmethod(always_overwrites)
     extend = extend_delta
 
     @classmethod
