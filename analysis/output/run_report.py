@@ -98,7 +98,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         markdown(describe(scores, run).drop(columns=["scale", "run"])),
         "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. τ is "
         "Kendall's τ-b with the last checkpoint within cost bands, its ceiling what item noise alone leaves of a perfect agreement. "
-        "Columns are explained at `stability_table` in analysis/stability.py and `drift` in analysis/pareto.py.",
+        "Every column is explained in docs/statistics.md.",
         "## Stability",
         markdown(tables["time_to_stability"].drop(columns="run")),
         markdown(tables["stability"][SHOWN]),
@@ -129,8 +129,8 @@ def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], o
         *(["## Warnings", bullets(few)] if few else []),
         "## What was measured",
         markdown(describe(scores, run).drop(columns=["scale", "run"])),
-        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Columns are "
-        "explained at `behind_best` in analysis/report.py; all placements are in tables/behind.csv.",
+        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Every "
+        "column is explained in docs/statistics.md; all placements are in tables/behind.csv.",
         "## Frontier",
         markdown(front.drop(columns=["run", "step"])),
         "## Figures",
