@@ -1,6 +1,6 @@
 """Do the estimates and intervals hold in worlds whose truth is known?
 
-``python -m analysis.validate [repetitions=500] [out=results/validation]``
+``python -m analysis.validate [--repetitions 500] [--out results/validation]`` (``repetitions=500`` and ``out=...`` are understood, too)
 
 Writes, one row per world and step (or verdict), with n, seed and level:
 - intervals.csv: truth, mean estimate, bias, spread and coverage of ratio and tau, pointwise and for all steps at once, and of the
@@ -11,11 +11,14 @@ Writes, one row per world and step (or verdict), with n, seed and level:
 Worlds that a file already holds at this n, seed and level are kept: a run that was cut short continues.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.output.command import ends
 from analysis.output.write import write_csv
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
 from analysis.validation.worlds import WORLDS, World
@@ -23,6 +26,8 @@ from analysis.validation.worlds import WORLDS, World
 
 def main(repetitions: int = 500, out: str | Path = "results/validation") -> None:
     """Write the four tables, world by world."""
+    if repetitions < 2:
+        raise ValueError(f"repetitions is {repetitions}: give 2 or more")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     mark = {"n": repetitions, "seed": SEED, "level": ENDPOINTS.level}
@@ -64,23 +69,15 @@ def _append(path: Path, frame: pd.DataFrame, world: World, mark: dict) -> None:
     write_csv(frame, path, digits=5)
 
 
-def arguments(words: list[str]) -> dict[str, int | str]:
-    """``key=value`` words to the arguments of ``main``. ValueError on anything else."""
-    given: dict[str, int | str] = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in ("repetitions", "out") or not value:
-            raise ValueError(f"argument {word!r} is unknown: choose from repetitions=500, out=results/validation")
-        given[key] = value
-    if "repetitions" in given:
-        if not str(given["repetitions"]).isdigit() or int(given["repetitions"]) < 2:
-            raise ValueError(f"repetitions must be an integer of at least 2, got {given['repetitions']!r}")
-        given["repetitions"] = int(given["repetitions"])
-    return given
+def run(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.validate", description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=500, help="of every world, 2 or more")
+    parser.add_argument("--out", type=Path, default=Path("results/validation"), metavar="FOLDER", help="where the tables go")
+    words = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args([f"--{word}" if word.startswith(("repetitions=", "out=")) else word for word in words])
+    return ends(lambda: main(options.repetitions, options.out))
 
 
 if __name__ == "__main__":
-    try:
-        main(**arguments(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run())

@@ -1,4 +1,7 @@
-"""How well the ranking of one run predicts that of another: placements are matched by their mixers, pairs of them compared."""
+"""How well the ranking of one run predicts that of another: placements are matched by their mixers, pairs of them compared.
+
+Shapes: A and B placements of the two runs, L layers, n matched placements.
+"""
 
 import numpy as np
 import pandas as pd

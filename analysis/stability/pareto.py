@@ -2,6 +2,7 @@
 
 Wherever a choice is made from scores, the choosing and the judging items are random halves of the items, so that luck on the
 choosing items does not count as quality (the winner's curse).
+Shapes: S steps, P placements, I items; R random halves of the items, B distinct costs.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ def nondominated(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
     stay together.
     """
     order, start, group = _cost_levels(cost)
-    best = np.maximum.reduceat(quality[..., order], start, axis=-1)  # [..., C] best quality at each cost level
+    best = np.maximum.reduceat(quality[..., order], start, axis=-1)  # [..., B] best quality at each cost level
     cheaper = np.full_like(best, -np.inf)
     cheaper[..., 1:] = np.maximum.accumulate(best, axis=-1)[..., :-1]
     return (quality == best[..., group]) & (quality > cheaper[..., group])
@@ -102,7 +103,7 @@ def frontier(scores: Scores) -> pd.DataFrame:
 
 
 def _cost_levels(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Order [P] by cost, where each distinct cost starts in that order [C], and the cost level of each placement [P]."""
+    """Order [P] by cost, where each distinct cost starts in that order [B], and the cost level of each placement [P]."""
     _, group, counts = np.unique(cost, return_inverse=True, return_counts=True)
     return np.argsort(group, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]]), group
 

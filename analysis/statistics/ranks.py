@@ -1,5 +1,5 @@
 """Rank statistics: arrays in, numbers out. Higher values are better everywhere; a NaN in the input makes the result NaN, and so does a
-constant input wherever the statistic is undefined for it.
+constant input wherever the statistic is undefined for it. Shapes: S checkpoints (or other rankings), P placements.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def kendall_tau_b(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def pair_sums(scores: np.ndarray) -> np.ndarray:
-    """Sum over unordered pairs of placements of sign(a_i - a_j)·sign(b_i - b_j), for every two rows a, b of scores [C, P] -> [C, C].
+    """Sum over unordered pairs of placements of sign(a_i - a_j)·sign(b_i - b_j), for every two rows a, b of scores [S, P] -> [S, S].
 
     The diagonal holds the number of untied pairs of each row. A row that holds a NaN counts as constant. Exact integers in
     float64; chunked to ``CHUNK`` pairs.
@@ -76,13 +76,13 @@ def pair_sums(scores: np.ndarray) -> np.ndarray:
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:
-    """[C, ...] bool -> [C, words] uint64, padded with zeros: 64 pairs to a machine word, which one instruction counts."""
+    """[S, ...] bool -> [S, words] uint64, padded with zeros: 64 pairs to a machine word, which one instruction counts."""
     packed = np.packbits(flags.reshape(len(flags), -1), axis=1)
     return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
 
 
 def tau_matrix(scores: np.ndarray) -> np.ndarray:
-    """Kendall's τ-b between all pairs of checkpoints: scores [n_checkpoints, n_placements] -> [n_checkpoints, n_checkpoints].
+    """Kendall's τ-b between all pairs of checkpoints: scores [S, P] -> [S, S].
 
     Sign vectors G over pairs of placements, C = G Gᵀ (in bits), τ_b = C / √(d dᵀ) with d = diag C. Equal to scipy in a loop, ties included.
     A checkpoint that is constant or holds a NaN has NaN in its row and column.

@@ -10,6 +10,7 @@ come apart without resampling noise a second time (the percentile bootstrap over
 
 Total variance: V_P + V_I' for a small sample of a large population of placements; V_I when every placement was scored; with a sampled
 fraction f, (1 - f)(V_P - V_I + V_I') + V_I.
+Shapes: S steps, P placements, I items, H halves, N sets of items (all, and all but each group), R any number of choices of items.
 """
 
 from dataclasses import dataclass

@@ -194,10 +194,12 @@ def test_validation_writes_resumes_and_refuses(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     validate.main(2, tmp_path)
     assert capsys.readouterr().out == "" and pd.read_csv(tmp_path / "intervals.csv").equals(table)
-    with pytest.raises(ValueError, match="argument 'reps=3' is unknown"):
-        validate.arguments(["reps=3"])
-    with pytest.raises(ValueError, match="at least 2"):
-        validate.arguments(["repetitions=0"])
+    assert validate.run(["repetitions=2", f"out={tmp_path}"]) == validate.run(["--repetitions", "2", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert validate.run(["--repetitions", "0", "--out", str(tmp_path)]) == 1
+    assert "error: repetitions is 0: give 2 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        validate.run(["reps=3"])
 
 
 def _runs(name, repetitions, **changes):
