@@ -31,6 +31,9 @@ figures: .venv/.base  ## every table, figure and report again, from the score ta
 presets: .venv/.base  ## the best placement per budget, how sure that is and how it drifted (RUNS="..." for some)
 	$(PY) -m analysis.presets $(RUNS)
 
+chat: $(SETUP)        ## text from the presets of SCALE: ARGS="--placement loglik-18 --prompt '...'", without a prompt a chat (RUNS=folder)
+	$(PY) -m experiments.generate $(or $(RUNS),results/$(SCALE)) $(ARGS)
+
 bench: .venv/.base    ## speed, as ratios measured in one run
 	$(PY) -m experiments.bench $(ARGS)
 
@@ -60,4 +63,4 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	$(PY) -m pip install -q -e ".[dev,kernels]"  # Triton's interpreter and fla-core's references run on a CPU
 	@touch $@
 
-.PHONY: help sweep grid figures presets bench test lint clean
+.PHONY: help sweep grid figures presets chat bench test lint clean

@@ -1,5 +1,7 @@
 """The parts of a block that are not mixers. Shapes: B batch, T tokens, D hidden, C channels, d head dimension."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,11 +61,20 @@ def rotate(x: Tensor, theta: float, start: int | Tensor = 0) -> Tensor:
 
     ``start``: position of the first token, for all rows or for each [B]. Angles are formed in float32.
     """
-    d = x.shape[-1]
-    inverse_frequency = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
-    position = torch.arange(x.shape[-2], device=x.device)
-    position = position + start.to(x.device)[:, None, None] if isinstance(start, Tensor) else position + start  # [T] or [B, 1, T]
-    angle = position.float()[..., None] * inverse_frequency  # [T, d/2] or [B, 1, T, d/2]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    turn = turns_once if isinstance(start, int) and torch.is_inference_mode_enabled() else turns
+    cos, sin = turn(x.shape[-2], x.shape[-1], theta, start, x.device, x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def turns(tokens: int, d: int, theta: float, start: int | Tensor, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles at ``tokens`` positions from ``start`` on: each [T, d / 2], or [B, 1, T, d / 2]."""
+    inverse_frequency = theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
+    position = torch.arange(tokens, device=device)
+    position = position + start.to(device)[:, None, None] if isinstance(start, Tensor) else position + start  # [T] or [B, 1, T]
+    angle = position.float()[..., None] * inverse_frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+turns_once = lru_cache(maxsize=4)(turns)
+"""All layers of a decoding step turn by the same angles. Only in inference mode: such tensors cannot be used in training."""
