@@ -98,11 +98,3 @@ def sample_band(
         letter = letters[rng.choice(len(letters), p=np.array([w / total for w in ways]))]
         picked, spent = picked + letter, spent + unit[letter]
     return Placement(picked, letters=letters)
-
-
-def neighbours(placement: str, letters: str = LETTERS) -> Iterator[Placement]:
-    """All placements that differ from ``placement`` in exactly one layer: ``layers * (len(letters) - 1)`` of them."""
-    for layer, here in enumerate(placement):
-        for letter in letters:
-            if letter != here:
-                yield Placement(placement[:layer] + letter + placement[layer + 1 :], letters=letters)

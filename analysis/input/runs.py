@@ -40,7 +40,7 @@ def load(path: Path, costs: Path | None = None, out: Path | None = None) -> list
     the folder. Raises ValueError as ``load_runs``, and where two runs of a file would share a folder.
     """
     runs = load_runs(path, costs)
-    beside = path if path.is_dir() else path.parent if _alone(path) else path.parent / stem_of(path)
+    beside = path if path.is_dir() else _beside(path)
     if len(runs) == 1:
         return [Run(path, runs[0], beside, out or beside)]
     names = [re.sub(r"[^\w.+=-]+", "_", scores.run).strip(".") or "_" for scores in runs]
@@ -50,10 +50,14 @@ def load(path: Path, costs: Path | None = None, out: Path | None = None) -> list
     return [Run(path, scores, beside / name, (out or beside) / name) for scores, name in zip(runs, names, strict=True)]
 
 
-def _alone(path: Path) -> bool:
-    """Whether no other file of its folder holds scores."""
+def _beside(path: Path) -> Path:
+    """The folder of a file where no other one there holds scores; else one in it that is called like the file."""
     others = [other for other in path.resolve().parent.iterdir() if other.is_file() and other.name != path.name and format_of(other)]
-    return not any({"placement", "item", "step"} <= set(columns_of(other)) for other in others)
+    others = [other for other in others if {"placement", "item", "step"} <= set(columns_of(other))]
+    if not others:
+        return path.parent
+    alike = stem_of(path) in [stem_of(other) for other in others]
+    return path.parent / (stem_of(path) + format_of(path).replace(".", "-") * alike)
 
 
 def describe(scores: Scores, run: str | Path) -> pd.DataFrame:

@@ -77,6 +77,12 @@ def test_files_of_one_folder_and_runs_of_one_file_keep_their_reports(frame, writ
     assert (tmp_path / "compared" / "report.md").exists() and not (tmp_path / "own" / "report.md").exists()
 
 
+def test_files_that_differ_in_format_alone_keep_their_reports(frame, write, quick, tmp_path):
+    files = [write(frame, "a.csv"), write(frame.assign(run="second"), "a.tsv")]
+    assert report.main([*map(str, files), "--endpoints", quick, "--out", str(tmp_path / "compared")]) == 0
+    assert (tmp_path / "own" / "a-csv" / "report.md").exists() and (tmp_path / "own" / "a-tsv" / "report.md").exists()
+
+
 def test_a_file_alone_has_its_report_beside_it(frame, write, quick, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.csv").write_text("day,mood\n1,good\n")

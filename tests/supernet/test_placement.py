@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet.placement import COST, LETTERS, Placement, exhaustive, neighbours, sample_band, sample_counts, sample_local
+from supernet.placement import COST, LETTERS, Placement, exhaustive, sample_band, sample_counts, sample_local
 
 placements = st.text(alphabet=LETTERS, min_size=1, max_size=48)
 
@@ -51,13 +51,6 @@ def test_what_does_not_fit_is_named_in_one_line(call, message):
 def test_exhaustive_gives_every_placement_once_in_order(layers):
     found = list(exhaustive(layers))
     assert found == ["".join(p) for p in itertools.product(LETTERS, repeat=layers)]
-
-
-@given(st.text(alphabet=LETTERS, min_size=1, max_size=8))
-def test_neighbours_are_exactly_the_placements_one_change_away(text):
-    found = list(neighbours(text))
-    assert len(set(found)) == len(found) == 3 * len(text)
-    assert all(sum(a != b for a, b in zip(text, other, strict=True)) == 1 for other in found)
 
 
 @pytest.mark.parametrize("sampler", [sample_local, sample_counts, lambda n, rng: sample_band(n, 1.5, 2.5, rng)])
