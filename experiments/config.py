@@ -126,7 +126,7 @@ class Config:
     workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (stream: threads of the one part); 0: one per core
     dtype: str = "float32"  # of the sweep: float32 | bfloat16
     device: str = "auto"  # of the sweep: auto | cpu | cuda
-    kernels: str = "auto"  # of the delta rule on CUDA: auto (what passes its self-test) | torch | fla | fla-kda (GDN by KDA's kernels)
+    kernels: str = "auto"  # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
     results: str = "results"
     cache: str = ".cache"
 
@@ -144,7 +144,7 @@ ONE_OF = {
     "trainer.strategy": ("auto", "ddp", "fsdp"),
     "dtype": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
-    "kernels": ("auto", "torch", "fla", "fla-kda"),
+    "kernels": ("auto", "torch", "numba", "fla", "fla-kda"),
 }
 
 POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.length", "data.prompt", "distill.steps", "distill.batch",

@@ -67,6 +67,8 @@ def missing(way: str, device: str) -> str:
     """Why a way cannot run here, or nothing."""
     if way.startswith("fla") and importlib.util.find_spec("fla") is None:
         return "skipped: fla-core is not installed"
+    if way == "numba" and device == "cuda":
+        return "skipped: for a CPU"
     return NO_GPU if way in ("fla", "fla-kda", "flex") and device == "cpu" else ""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.config import Config, digest
-from experiments.runs.records import read_json, write_json
+from experiments.runs.records import cpu_name, read_json, write_json
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops import kernels
@@ -23,8 +23,9 @@ TEST_SECONDS = 1800
 def choose_kernels(config: Config, model: SupernetConfig, device: str, dtype: str) -> str:
     """Choose the delta rule's kernels for this process, for a model in ``dtype`` (float32, bfloat16) on ``device`` (cpu, cuda).
 
-    Returns what the manifest says of them. ``kernels=auto`` takes the first way that passes its self-test, fla, fla-kda, torch, and says
-    in one line why it passed over another; one that was asked for by name is refused with a ValueError where it fails.
+    Returns what the manifest says of them. ``kernels=auto`` takes the first way that passes its self-test: on a GPU fla, then fla-kda, on
+    a CPU numba, else torch. It says in one line why it passed over another. One that was asked for by name is refused with a ValueError
+    where it fails.
     """
     dims = (model.gdn_key_dim, model.gdn_value_dim, model.kda_dim)
     asked = config.kernels if set(model.mixers) & set("KG") else "torch"
@@ -35,9 +36,9 @@ def choose_kernels(config: Config, model: SupernetConfig, device: str, dtype: st
 
 def first_that_works(asked: str, device: str, dtype: str, dims: tuple[int, int, int], cache: Path) -> str:
     """The way to use, given the one that was asked for. See ``choose_kernels``."""
-    if asked == "torch" or (asked == "auto" and device == "cpu"):
+    if asked == "torch":
         return "torch"
-    for way in ("fla", "fla-kda") if asked == "auto" else (asked,):
+    for way in ("numba" if device == "cpu" else "fla fla-kda").split() if asked == "auto" else (asked,):
         reason = why_not(way, device, dtype, dims, cache)
         if reason is None:
             return way
@@ -48,12 +49,17 @@ def first_that_works(asked: str, device: str, dtype: str, dims: tuple[int, int, 
 
 
 def why_not(way: str, device: str, dtype: str, dims: tuple[int, int, int], cache: Path) -> str | None:
-    """Why a way cannot be used here, or None. A self-test that came to an end is kept in ``cache`` for this GPU and these packages."""
-    if device == "cpu":
-        return "it needs a CUDA GPU"
-    machine = {name: version(name) for name in ("torch", "triton", "fla-core")} | {"gpu": torch.cuda.get_device_name()}
-    if machine["fla-core"] is None or machine["triton"] is None:
-        return "fla-core is not installed (pip install -e '.[kernels]')"
+    """Why a way cannot be used here, or None. A self-test that came to an end is kept in ``cache`` for this machine and these packages."""
+    if device not in kernels.ON[way]:
+        return "it needs a CUDA GPU" if device == "cpu" else "it is for a CPU"
+    if way == "numba":
+        machine = {name: version(name) for name in ("torch", "numba", "llvmlite")} | {"cpu": cpu_name()}
+        if machine["numba"] is None:
+            return "numba is not installed (pip install -e .)"
+    else:
+        machine = {name: version(name) for name in ("torch", "triton", "fla-core")} | {"gpu": torch.cuda.get_device_name()}
+        if machine["fla-core"] is None or machine["triton"] is None:
+            return "fla-core is not installed (pip install -e '.[kernels]')"
     about = {"way": way, "dtype": dtype, "dims": list(dims), **machine}
     path = cache / f"{way}-{dtype}-{digest(about)}.json"
     cache.mkdir(parents=True, exist_ok=True)
@@ -64,8 +70,8 @@ def why_not(way: str, device: str, dtype: str, dims: tuple[int, int, int], cache
             errors = measure(way, dtype, dims)
             if isinstance(errors, str):
                 return errors  # not kept: a GPU that was full or lost may be well the next time
-            write_json(path, about | {"errors": errors, "tolerance": kernels.TOLERANCE[dtype]})
-    failed = kernels.failures(errors, dtype)
+            write_json(path, about | {"errors": errors, "tolerance": kernels.tolerance(way, dtype)})
+    failed = kernels.failures(errors, dtype, way)
     if failed:
         worst = max(failed, key=lambda name: (errors[name] != errors[name], errors[name]))
         return f"its self-test failed ({worst} is off by {errors[worst]:.1%}; all errors in {path})"
@@ -73,7 +79,12 @@ def why_not(way: str, device: str, dtype: str, dims: tuple[int, int, int], cache
 
 
 def measure(way: str, dtype: str, dims: tuple[int, int, int]) -> dict[str, float] | str:
-    """The errors of the self-test, run in a process of its own, which a kernel that crashes takes down; or one line why there are none."""
+    """The errors of the self-test, or one line why there are none. A GPU's run in a process of its own, which a crash takes down."""
+    if way == "numba":
+        try:
+            return kernels.self_test(way, dtype, dims, "cpu")
+        except Exception as error:  # numba may be there and not fit this Python, numpy or CPU; torch computes the same
+            return f"its self-test ended with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     command = [sys.executable, "-m", "supernet.ops.kernels", way, dtype, ",".join(map(str, dims)), "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TEST_SECONDS)

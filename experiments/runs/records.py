@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from experiments.config import Config
 from experiments.runs.stopping import Stopped
 
-PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "triton", "fla-core")
+PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "numba", "triton", "fla-core")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -120,7 +120,7 @@ def test_tensors_on_a_cpu_take_torch_whatever_was_chosen_and_decoding_continues_
 
 
 def test_unknown_ways_are_refused():
-    with pytest.raises(ValueError, match="no kernels 'cuda': choose from torch, fla, fla-kda"):
+    with pytest.raises(ValueError, match="no kernels 'cuda': choose from torch, numba, fla, fla-kda"):
         kernels.use("cuda")
 
 

@@ -84,6 +84,31 @@ def test_fla_needs_its_package_and_a_gpu(tmp_path, monkeypatch, capsys):
     assert "kernels: not fla: fla-core is not installed (pip install -e '.[kernels]')\n" in capsys.readouterr().out
 
 
+def test_on_a_cpu_auto_takes_numba_and_without_it_torch_with_a_note(tmp_path, monkeypatch, capsys):
+    assert kernels.first_that_works("auto", "cpu", "float32", DIMS, tmp_path) == "numba"
+    (record,) = tmp_path.glob("numba-*.json")
+    assert json.loads(record.read_text())["numba"] == "1.0" and capsys.readouterr().out == ""
+    monkeypatch.setattr(ops, "self_test", lambda *_: {"kda d_g": 2e-5})
+    assert kernels.first_that_works("auto", "cpu", "float32", DIMS, tmp_path) == "numba"  # what passed here once is not tested again
+    assert kernels.first_that_works("auto", "cpu", "float32", (8, 8, 8), tmp_path) == "torch"
+    assert capsys.readouterr().out.startswith("kernels: not numba: its self-test failed (kda d_g is off by 0.0%")
+    monkeypatch.setattr(kernels, "version", lambda package: None if package == "numba" else "1.0")
+    assert kernels.first_that_works("auto", "cpu", "float32", DIMS, tmp_path) == "torch"
+    assert capsys.readouterr().out == "kernels: not numba: numba is not installed (pip install -e .)\n"
+    with pytest.raises(ValueError, match="kernels=numba cannot be used: it is for a CPU: set kernels=auto"):
+        kernels.first_that_works("numba", "cuda", "float32", DIMS, tmp_path)
+
+
+def test_a_numba_that_does_not_fit_this_machine_is_a_reason_not_a_crash(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise ImportError("Numba needs NumPy 2.9 or less")
+
+    monkeypatch.setattr(ops, "self_test", broken)
+    assert kernels.first_that_works("auto", "cpu", "float32", DIMS, tmp_path) == "torch"
+    said = "kernels: not numba: its self-test ended with ImportError: Numba needs NumPy 2.9 or less\n"
+    assert capsys.readouterr().out == said and not list(tmp_path.glob("*.json"))
+
+
 def test_the_self_test_runs_in_a_process_of_its_own():
     errors = kernels.measure("torch", "float32", DIMS)
     assert len(errors) == 20 and max(errors.values()) < 1e-6
@@ -98,7 +123,7 @@ def config(*overrides):
 
 def test_the_option_reaches_the_dispatch_and_the_manifest(monkeypatch, tmp_path):
     made = config(f"cache={tmp_path}")
-    assert kernels.choose_kernels(made, model_config(made), "cpu", "float32") == "chunked torch" and ops._way == "torch"
+    assert kernels.choose_kernels(made, model_config(made), "cpu", "float32").startswith("numba ") and ops._way == "numba"
     answer(monkeypatch, fla={"gdn d_g": 0.004}, fla_kda={"gdn d_g": 0.004})
     monkeypatch.setattr(ops, "describe", lambda way: f"described {way}")
     assert kernels.choose_kernels(made, model_config(made), "cuda", "float32") == "described fla" and ops._way == "fla"
@@ -106,7 +131,7 @@ def test_the_option_reaches_the_dispatch_and_the_manifest(monkeypatch, tmp_path)
     assert kernels.choose_kernels(forced, model_config(forced), "cuda", "float32") == "described fla-kda" and ops._way == "fla-kda"
     without = model_config(made).replace(mixers="FS")
     assert kernels.choose_kernels(made, without, "cuda", "float32") == "described torch" and ops._way == "torch"
-    with pytest.raises(ValueError, match="kernels is 'cuda': choose from auto, torch, fla, fla-kda"):
+    with pytest.raises(ValueError, match="kernels is 'cuda': choose from auto, torch, numba, fla, fla-kda"):
         config("kernels=cuda")
 
 
