@@ -24,6 +24,7 @@ from supernet import checkpoint
 from supernet.decoder import Supernet
 from supernet.generate import stream
 from supernet.ops import kernels
+from supernet.presets import read_presets, resolve
 from supernet.teacher import smollm2_gguf
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ def answer(given: argparse.Namespace) -> None:
     if given.prompt is not None and given.tokens is not None:
         raise ValueError("--prompt and --tokens are both given: choose one")
     source = find(given.where, given.step)
-    presets = read_presets(source)
+    presets = read_presets(source.run or source.folder)
     model = load(source, given)
     names = [name.strip() for some in given.placement or ["all-FA"] for name in some.split(",")]
-    placements = {name: resolve(name, presets, model) for name in names}
+    placements = {name: resolve(name, presets, model.config) for name in names}
     if given.tokens is not None:
         show(model, as_tokens(given.tokens), placements, given, (), lambda tokens: ",".join(map(str, tokens)))
         return
@@ -85,7 +86,7 @@ def answer(given: argparse.Namespace) -> None:
         if line.startswith("/placement"):
             try:
                 name = line.removeprefix("/placement").strip()
-                placements = {name: resolve(name, presets, model) for name in name.split(",")}
+                placements = {name: resolve(name, presets, model.config) for name in name.split(",")}
                 print(f"placement {', '.join(placements.values())}", file=sys.stderr)
             except ValueError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -140,28 +141,6 @@ def remedy(run: Path) -> str:
     options = next((c.split(" ", 3)[3] for c in commands if c.startswith("python -m ") and len(c.split(" ", 3)) > 3), f"scale={scale}")
     kept = " ".join(o for o in options.split() if o.split("=")[0] in ("seed",) or o.startswith(("distill.", "data.", "teacher.")))
     return f"make sweep SCALE={scale}" + (f' ARGS="{kept}"' if kept else "") + " makes them"
-
-
-def read_presets(source: Source) -> dict[str, str]:
-    """Placements by the names in presets.yaml of the run or folder; empty where there is none."""
-    for folder in (source.run, source.folder):
-        if folder and (path := folder / "presets.yaml").is_file():
-            read = yaml.safe_load(path.read_text()) or {}
-            return {str(name): str(preset["placement"]) for name, preset in (read.get("presets") or {}).items()}
-    return {}
-
-
-def resolve(name: str, presets: dict[str, str], model: Supernet) -> str:
-    """A preset's name or letters -> a placement of this model. ValueError names the choices."""
-    config = model.config
-    if name == "all-FA":
-        return model.parse("F" * config.layers)
-    if name in presets:
-        return model.parse(presets[name])
-    if name and set(name) <= set(config.mixers):
-        return model.parse(name)
-    choices = ", ".join(["all-FA", *presets])
-    raise ValueError(f"no preset {name!r}: choose from {choices}, or give {config.layers} letters of {config.mixers}")
 
 
 def load(source: Source, given: argparse.Namespace) -> Supernet:

@@ -100,6 +100,8 @@ def write_config(config: SupernetConfig, dtype: str, kept: dict[str, Any]) -> di
 
     Raises ValueError naming what Apriel2 has no place for.
     """
+    if config.fixed:
+        raise ValueError(f"a fixed layout ({config.fixed}) is not written as Apriel2: write it as native")
     if config.qk_norm:
         raise ValueError("Apriel2 has no place for qk_norm=True (q_norm.weight, k_norm.weight of attention): keep the native format")
     if unknown := sorted(set(config.mixers) - set(NAMES)):

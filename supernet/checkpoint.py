@@ -4,7 +4,8 @@ A folder holds ``config.json`` and safetensors (one file, or shards with an inde
 fields, ``"format": "placement-suite"``, and the names of Supernet's state dict. A run's ``checkpoints/step-*/`` holds ``meta.json`` and the
 trained tensors; the frozen ones are its teacher's.
 
-``python -m supernet.checkpoint describe FOLDER`` and ``python -m supernet.checkpoint convert FOLDER NEW --to apriel2|native``.
+``python -m supernet.checkpoint describe FOLDER`` and ``python -m supernet.checkpoint convert FOLDER NEW --to apriel2|native``; with
+``--placement P`` the new folder holds that placement's mixers alone, all-FA as a Hugging Face model of the teacher's family.
 """
 
 import argparse
@@ -25,9 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from supernet import apriel2
+from supernet import apriel2, hugging_face
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.presets import read_presets, resolve
 from supernet.reader import NAME, LayerReader, native_raw, open_layers, read_json
 from supernet.shards import read_tensors, write_tensors
 
@@ -84,22 +86,55 @@ def save(model: Supernet, folder: str | Path, format: str = "native", shard_byte
 
 
 def convert(
-    source: str | Path, target: str | Path, to: str, teacher: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+    source: str | Path,
+    target: str | Path,
+    to: str,
+    teacher: str | Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    placement: str = "",
 ) -> LayerReader:
-    """Write the checkpoint ``source`` as ``target`` in the format ``to``, holding one shard of tensors at a time; returns what was read.
+    """Write the checkpoint ``source`` as ``target`` in the format ``to``, holding one shard of tensors at a time; returns what was written.
 
-    Tokenizer files go along. Raises ValueError when the source cannot be read, the target exists, or Apriel2 cannot hold the model.
+    With a ``placement`` only its mixers are kept; ``to`` may be "huggingface" then, for all-FA. Tokenizer files go along. Raises
+    ValueError when the source cannot be read, the target exists, or the format cannot hold the model.
     """
     source, target = Path(source), Path(target)
     reader = open_layers(source, teacher)
     if target.exists():
         raise ValueError(f"{target} exists: give another name, or delete it first")
+    if placement:
+        reader = with_placement(reader, placement)
     with new_folder(target) as new:
         _write(new, to, reader.config, reader.kept, reader.tensors["embed.weight"].dtype, read_tensors(reader.tensors), shard_bytes)
-        for path in sorted(source.iterdir()):
-            if path.is_file() and any(fnmatch(path.name, pattern) for pattern in BESIDE):
-                shutil.copyfile(path, new / path.name)
+        for path in _beside(source, reader):
+            shutil.copyfile(path, new / path.name)
     return reader
+
+
+def with_placement(reader: LayerReader, placement: str) -> LayerReader:
+    """What ``reader`` holds of one placement: the mixer of each layer that it names. ValueError where it does not fit."""
+    chosen = reader.config.placement(placement)
+    unused = [f"blocks.{i}.mixers.{letter}." for i, its in enumerate(chosen) for letter in reader.config.letters(i) if letter != its]
+    tensors = {name: entry for name, entry in reader.tensors.items() if not name.startswith(tuple(unused))}
+    letters = "".join(letter for letter in reader.config.mixers if letter in chosen)
+    config = reader.config.replace(mixers=letters, fixed=str(chosen) if len(letters) > 1 else "")
+    return dataclasses.replace(reader, config=config, tensors=tensors)
+
+
+def _beside(source: Path, reader: LayerReader) -> list[Path]:
+    """Tokenizer files: of the checkpoint, else of its run, else of the run's teacher; in the folder or in ``tokenizer/`` there."""
+    of_teacher = reader.tensors["embed.weight"].file.parent
+    for folder in (
+        source,
+        source / "tokenizer",
+        *(above / "tokenizer" for above in source.resolve().parents[:2]),
+        of_teacher,
+        of_teacher / "tokenizer",
+    ):
+        found = [path for path in sorted(folder.glob("*")) if path.is_file() and any(fnmatch(path.name, pattern) for pattern in BESIDE)]
+        if found:
+            return found
+    return []
 
 
 def describe(folder: str | Path, teacher: str | Path | None = None) -> dict[str, Any]:
@@ -143,14 +178,17 @@ def _write(
     tensors: Iterable[tuple[str, Tensor]],
     shard_bytes: int,
 ) -> None:
-    if format not in FORMATS:
-        raise ValueError(f"format is {format!r}: choose from {', '.join(FORMATS)}")
+    if format not in (*FORMATS, "huggingface"):
+        raise ValueError(f"format is {format!r}: choose from {', '.join(FORMATS)}, huggingface")
     if format == "native":
         raw = native_raw(config) | ({"apriel2": kept} if kept else {})
+    elif format == "huggingface":
+        raw = hugging_face.write_config(config, str(dtype).removeprefix("torch."), kept)
+        tensors = ((hugging_face.their_name(name), tensor.to(dtype)) for name, tensor in tensors)
     else:
         raw = apriel2.write_config(config, str(dtype).removeprefix("torch."), kept)
         tensors = ((apriel2.their_name(name), tensor) for name, tensor in tensors)
-    write_tensors(folder, tensors, shard_bytes, {"format": "pt"} if format == "apriel2" else None)
+    write_tensors(folder, tensors, shard_bytes, None if format == "native" else {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
@@ -191,6 +229,19 @@ def load_trained(model: Supernet, folder: Path) -> dict[str, Any]:
     return meta
 
 
+def _asked(given: argparse.Namespace) -> tuple[str, str]:
+    """(placement or "", format): by default all-FA goes to Hugging Face's format where that has its shapes, other placements to ours."""
+    if not given.placement:
+        if given.to in (None, "huggingface"):
+            raise ValueError(f"--to is {given.to or 'missing'}: choose from {', '.join(FORMATS)}, or give --placement for one layout alone")
+        return "", given.to
+    config = open_layers(given.folder, given.teacher).config
+    placement = resolve(given.placement, read_presets(Path(given.folder)), config)
+    if given.to:
+        return placement, given.to
+    return placement, "huggingface" if set(placement) == {"F"} and hugging_face.family(config) else "native"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code; errors are one line."""
     parser = argparse.ArgumentParser(prog="python -m supernet.checkpoint", description="what a checkpoint holds; other formats of it")
@@ -200,7 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("folder", help="native, Apriel2, or a run's checkpoints/step-*")
         command.add_argument("--teacher", help="the teacher's folder, for a run's checkpoint")
     command.add_argument("target", help="a folder that does not exist yet")
-    command.add_argument("--to", choices=FORMATS, required=True)
+    command.add_argument("--to", choices=(*FORMATS, "huggingface"), help="format of the new folder")
+    command.add_argument("--placement", default="", help="keep this placement's mixers alone: letters, all-FA, or a name in presets.yaml")
     command.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest file, and what is held in memory (default: 5e9)")
     given = parser.parse_args(arguments)
     try:
@@ -208,9 +260,10 @@ def main(arguments: list[str] | None = None) -> int:
             for key, value in describe(given.folder, given.teacher).items():
                 print(f"{key}: {value:,}" if type(value) is int else f"{key}: {value}")
         else:
-            reader = convert(given.folder, given.target, given.to, given.teacher, given.shard_bytes)
+            placement, to = _asked(given)
+            reader = convert(given.folder, given.target, to, given.teacher, given.shard_bytes, placement)
             left = f", {len(reader.left_out)} vision tensors left out" if reader.left_out else ""
-            print(f"{given.target}: {len(reader.tensors)} tensors as {given.to}{left}")
+            print(f"{given.target}: {len(reader.tensors)} tensors as {to}{left}")
     except (ValueError, OSError, SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

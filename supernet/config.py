@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.placement import LETTERS
+from supernet.placement import LETTERS, Placement
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class SupernetConfig:
     kda_heads: int = 0  # 0: heads
     kda_dim: int = 0  # 0: head_dim
     kda_gate: Literal["silu", "sigmoid"] = "silu"  # SiLU in Apriel2, sigmoid in Kimi
+    fixed: str = ""  # the only placement of a model that was exported with one mixer per layer; "": every layer holds all mixers
 
     def __post_init__(self) -> None:
         as_attention = {"gdn_key_heads": self.kv_heads, "gdn_value_heads": self.heads, "gdn_key_dim": self.head_dim,
@@ -57,6 +58,18 @@ class SupernetConfig:
             raise ValueError(f"model.kda_gate is {self.kda_gate!r}: choose silu or sigmoid")
         if not self.mixers or len(set(self.mixers)) != len(self.mixers):
             raise ValueError(f"model.mixers is {self.mixers!r}: give each mixer letter once, e.g. {LETTERS}")
+        if self.fixed:
+            Placement(self.fixed, self.layers, self.mixers)
+
+    def placement(self, text: str) -> Placement:
+        """The placement, checked against the layers and mixers of this model. ValueError names what is wrong."""
+        if self.fixed and text != self.fixed:
+            raise ValueError(f"placement {text!r}: this model was exported with {self.fixed} alone; take the supernet for others")
+        return Placement(text, self.layers, self.mixers)
+
+    def letters(self, layer: int) -> str:
+        """The mixers that a layer holds."""
+        return self.fixed[layer] if self.fixed else self.mixers
 
     @property
     def group(self) -> int:

@@ -13,10 +13,10 @@ from supernet.placement import Placement
 class Block(nn.Module):
     """Pre-norm: ``x += mixer(norm(x)); x += mlp(norm(x))``. All mixers of the layer share the norms and the MLP."""
 
-    def __init__(self, config: SupernetConfig):
+    def __init__(self, config: SupernetConfig, layer: int = 0):
         super().__init__()
         self.mixer_norm = RMSNorm(config.hidden, config.norm_eps)
-        self.mixers = nn.ModuleDict({letter: MIXERS[letter](config) for letter in config.mixers})
+        self.mixers = nn.ModuleDict({letter: MIXERS[letter](config) for letter in config.letters(layer)})
         self.mlp_norm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = SwiGLU(config.hidden, config.ffn)
 
@@ -37,7 +37,7 @@ class Supernet(nn.Module):
             raise ValueError(f"model.mixers {config.mixers!r} has unknown mixer {', '.join(unknown)}: choose from {', '.join(MIXERS)}")
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.hidden)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.head = nn.Linear(config.hidden, config.vocab, bias=False)
         if config.tied:
@@ -45,7 +45,7 @@ class Supernet(nn.Module):
 
     def parse(self, placement: str) -> Placement:
         """The placement, checked against this model's layers and mixers (ValueError names what is wrong)."""
-        return Placement(placement, self.config.layers, self.config.mixers)
+        return self.config.placement(placement)
 
     def cast(self, dtype: torch.dtype) -> "Supernet":
         """All weights to ``dtype`` in place, but for the decays of the delta mixers: exp(-exp(A_log) ...) needs float32."""

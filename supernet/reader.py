@@ -92,7 +92,8 @@ def native_config(raw: dict[str, Any]) -> SupernetConfig:
 
 def native_raw(config: SupernetConfig) -> dict[str, Any]:
     """The config.json of the native format."""
-    return {"format": NAME, **asdict(config)}
+    fields = asdict(config)
+    return {"format": NAME, **{name: value for name, value in fields.items() if name != "fixed" or value}}
 
 
 def check_tensors(config: SupernetConfig, given: dict[str, Entry] | dict[str, Tensor], where: str | Path) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet
-from supernet.placement import Placement
 from supernet.size import layer_flops
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -81,7 +80,7 @@ def build_trie(config: SupernetConfig, placements: list[str]) -> Trie:
         raise ValueError(f"placement {twice[0]} is listed more than once: give each placement once")
     following: dict[str, set[str]] = {}
     for p in placements:
-        Placement(p, config.layers, config.mixers)
+        config.placement(p)
         for layer, letter in enumerate(p):
             following.setdefault(p[:layer], set()).add(letter)
     next_letters = {prefix: "".join(c for c in config.mixers if c in letters) for prefix, letters in following.items()}

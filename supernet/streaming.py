@@ -50,19 +50,21 @@ def streamed(
     """
     with torch.device("meta"):
         model = Supernet(reader.config).requires_grad_(False).eval()
-        block = Block(reader.config).requires_grad_(False).eval()
     read = _timed(reader.shared, traffic, dtype, device)
     model.embed.load_state_dict({"weight": read["embed.weight"]}, assign=True)
     model.norm.load_state_dict({"weight": read["norm.weight"]}, assign=True)
     model.head.load_state_dict({"weight": read["embed.weight" if reader.config.tied else "head.weight"]}, assign=True)
-    pool, coming = ThreadPoolExecutor(1), {}
+    pool, coming, used = ThreadPoolExecutor(1), {}, []
 
     def start(layer: int) -> Future:
         return pool.submit(_timed, lambda: reader.layer(layer), traffic, dtype, device)
 
     def block_at(layer: int) -> Block:
         before()
-        block.to_empty(device="meta")  # before the next layer takes its place
+        while used:
+            used.pop().to_empty(device="meta")  # before the next layer takes its place
+        block = model.blocks[layer]
+        used.append(block)
         tensors = (coming.pop(layer, None) or start(layer)).result()
         coming.clear()
         block.load_state_dict(tensors, assign=True)
