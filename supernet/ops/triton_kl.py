@@ -6,15 +6,12 @@ All in float32 whatever the logits are stored in; no float32 tensor of [N, V] ex
 the teacher rules tokens out (-inf), and R is infinite where the student does not: its gradient is then given as 0.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-Head = Callable[[Tensor], Tensor]
+from supernet.ops.blocked_kl import Head, kl_sums
 
 BLOCK = 4096
 """Logits of a row that are in registers at once, with 8 warps."""
@@ -75,38 +72,9 @@ def kl_rows(student: Tensor, teacher: Tensor, inplace: bool = False) -> tuple[Te
     return forward, reverse, d_forward, d_reverse
 
 
-class _FusedKL(torch.autograd.Function):
-    """Sums of F and R over tokens, from hidden states. Both gradients are formed with the values: no logits outlive their chunk."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, student_head: Head, teacher_head: Head, chunk: int) -> tuple[Tensor, Tensor]:
-        forward, reverse = torch.zeros((2,), device=student.device).unbind()
-        gradients = [torch.empty_like(student) for _ in range(2)] if ctx.needs_input_grad[0] else []
-        for start in range(0, len(student), chunk):
-            rows = slice(start, start + chunk)
-            with torch.enable_grad():  # so that any head will do, not only a matrix
-                hidden = student[rows].detach().requires_grad_()
-                logits = student_head(hidden)
-            teacher_logits = teacher_head(teacher[rows])
-            # A head that hands its input through must not have it overwritten.
-            ours = all(x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
-                       for x, y in ((logits, student), (teacher_logits, teacher)))  # fmt: skip
-            f, r, *d_logits = kl_rows(logits.detach(), teacher_logits, inplace=ours)
-            forward, reverse = forward + f.sum(), reverse + r.sum()
-            for gradient, d in zip(gradients, d_logits, strict=False):
-                gradient[rows] = torch.autograd.grad(logits, hidden, d.to(logits.dtype), retain_graph=True)[0]
-        ctx.save_for_backward(*gradients)
-        return forward, reverse
-
-    @staticmethod
-    def backward(ctx: Any, d_forward: Tensor, d_reverse: Tensor) -> tuple[Tensor | None, ...]:
-        by_forward, by_reverse = ctx.saved_tensors
-        return d_forward * by_forward + d_reverse * by_reverse, None, None, None, None
-
-
 def fused_kl_sums(student: Tensor, teacher: Tensor, student_head: Head, teacher_head: Head, chunk: int) -> tuple[Tensor, Tensor]:
     """(sum of KL(teacher || student), sum of KL(student || teacher)) in nats over N tokens, from hidden states [N, D] and the heads.
 
     Only ``chunk`` tokens' logits exist at once, in the heads' type. The gradient reaches ``student`` alone: the heads are taken as frozen.
     """
-    return _FusedKL.apply(student, teacher, student_head, teacher_head, chunk)
+    return kl_sums(kl_rows, student, teacher, student_head, teacher_head, chunk)
