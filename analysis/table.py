@@ -86,15 +86,18 @@ def _places(names: list[str], chosen: Sequence | np.ndarray | None) -> np.ndarra
 
 
 def write_part(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write one part of a score table (all columns of ``SCHEMA``) as zstd parquet, beside its name and then renamed into place.
+    """Write one part of a score table (all columns of ``SCHEMA``, or of ``SCORED`` where it has ``score``) as zstd parquet.
 
-    Raises ValueError when columns are missing, of the wrong type or hold nulls (NaN in logp is written, and refused by ``load_scores``).
+    It is written beside its name and then renamed into place. Raises ValueError when columns are missing, of the wrong type or hold nulls
+    (NaN in logp is written, and refused by ``load_scores``).
     """
     path = Path(path)
-    table = conform(pa.Table.from_pandas(frame, preserve_index=False), SCHEMA, str(path))
-    dictionary = [name for name in SCHEMA if name != "logp"]
+    schema = SCORED if "score" in frame else SCHEMA
+    table = conform(pa.Table.from_pandas(frame, preserve_index=False), schema, str(path))
+    numbers = [name for name in schema if schema[name] == "float64"]
+    dictionary = [name for name in schema if name not in numbers]
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=dictionary, use_byte_stream_split=["logp"])
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=dictionary, use_byte_stream_split=numbers)
 
 
 def score_files(run: str | Path) -> list[Path]:

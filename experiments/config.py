@@ -125,6 +125,7 @@ class Config:
     memory_gib: float = 2.0  # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
     workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (stream: threads of the one part); 0: one per core
     dtype: str = "float32"  # of the sweep: float32 | bfloat16
+    score: str = "loglik"  # of the sweep: loglik | acceptance (of the placement's tokens as drafts of all-FA; tables in RUN/acceptance)
     device: str = "auto"  # of the sweep: auto | cpu | cuda
     kernels: str = "auto"  # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
     results: str = "results"
@@ -143,6 +144,7 @@ ONE_OF = {
     "sft.sampler": ("local", "counts", "targeted", "hybrid"),
     "trainer.strategy": ("auto", "ddp", "fsdp"),
     "dtype": ("float32", "bfloat16"),
+    "score": ("loglik", "acceptance"),
     "device": ("auto", "cpu", "cuda"),
     "kernels": ("auto", "torch", "numba", "fla", "fla-kda"),
 }
@@ -170,6 +172,9 @@ def check(config: DictConfig) -> Config:
         raise ValueError(f"shard is {typed.shard}: give 0 to {typed.shards - 1} with shards={typed.shards}")
     if typed.shards > 1 and typed.placements in ("proposed", "winners"):
         raise ValueError(f"placements={typed.placements} cannot be shared among shards={typed.shards}: leave shards at 1")
+    if typed.score != "loglik" and typed.placements in ("proposed", "winners"):
+        raise ValueError(f"score={typed.score} cannot be had with placements={typed.placements}, which are found by log-likelihood: "
+                         "choose other placements")  # fmt: skip
     if typed.items_file and not typed.supernet:
         raise ValueError(f"items_file={typed.items_file} is for supernet=FOLDER: a run is scored on its own data's items")
     if not 0 <= typed.test_share <= 0.5:

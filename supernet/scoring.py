@@ -149,13 +149,18 @@ def score(
 
 @torch.inference_mode()
 def score_chunk(
-    model: Supernet, trie: Trie, items: list[Item], block_at: Callable[[int], Block] | None = None
+    model: Supernet,
+    trie: Trie,
+    items: list[Item],
+    block_at: Callable[[int], Block] | None = None,
+    measure: Callable[[list[int]], Callable[[Tensor, Tensor], Tensor]] | None = None,
 ) -> tuple[np.ndarray, Counts]:
     """Score all placements of the trie on a few items at once: logp float64 [P, n], nats, summed over each item's target tokens.
 
     ``block_at(layer)`` gives the weights of a layer (default: the model's own); it is called once per layer, first layer first, and
     a block is not used after the next call, so weights can be streamed. Hidden states keep the model's dtype; log-probabilities are
-    formed in float32 and summed in float64.
+    formed in float32 and summed in float64. ``measure`` puts another number in place of a token's log-probability: called with the items
+    of a tile, it gives a function of hidden states [R, D] and of which target of these items each predicts [R].
     """
     config, weight = model.config, model.embed.weight
     for item in items:
@@ -177,7 +182,7 @@ def score_chunk(
             for prefixes, x in _layer(block, trie, layer, tile, batch_tokens):
                 evaluations += len(prefixes) * len(columns)
                 if last:
-                    logp[np.ix_([row[p] for p in prefixes], columns)] = _log_likelihood(model, block, tile, x)
+                    logp[np.ix_([row[p] for p in prefixes], columns)] = _sums(model, block, tile, x, measure(columns) if measure else None)
                 else:
                     _put(tile, prefixes, x + block.mlp(block.mlp_norm(x)))
     return logp, Counts(trie.prefixes, len(items), evaluations, sweep_flops(config, trie, items))
@@ -251,13 +256,15 @@ def _index(slots: list[int], tile: _Tile) -> Tensor:
     return torch.tensor(slots, device=tile.states.device)
 
 
-def _log_likelihood(model: Supernet, block: Block, tile: _Tile, x: Tensor) -> np.ndarray:
-    """[B * m, T, D] before the last MLP -> [B, m]. From here on only the positions that predict a target matter."""
+def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[Tensor, Tensor], Tensor] | None) -> np.ndarray:
+    """[B * m, T, D] before the last MLP -> sums over each item's targets [B, m] of ``of``, by default the log-probability. From here on
+    only the positions that predict a target matter."""
     x = x.view(-1, tile.states.shape[1] * x.shape[1], x.shape[2]).index_select(1, tile.at).flatten(0, 1)
     x = model.norm(x + block.mlp(block.mlp_norm(x)))
-    targets = tile.targets.repeat(len(x) // len(tile.targets))
+    target = torch.arange(len(tile.targets), device=x.device).repeat(len(x) // len(tile.targets))
     rows = max(1, LOGITS // model.config.vocab)
-    parts = [-F.cross_entropy(model.head(h).float(), t, reduction="none") for h, t in zip(x.split(rows), targets.split(rows), strict=True)]
+    of = of or (lambda h, i: -F.cross_entropy(model.head(h).float(), tile.targets[i], reduction="none"))
+    parts = [of(h, i) for h, i in zip(x.split(rows), target.split(rows), strict=True)]
     return np.add.reduceat(torch.cat(parts).view(-1, len(tile.targets)).cpu().double().numpy(), tile.starts, axis=1)
 
 

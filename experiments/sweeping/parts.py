@@ -24,6 +24,7 @@ from experiments.runs.records import exclusive, read_json, read_status, status, 
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
+from supernet.acceptance import acceptance_chunk
 from supernet.decoder import Supernet
 from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
 from supernet.size import count_bytes
@@ -63,7 +64,7 @@ def score_missing(config: Config, wanted: pd.DataFrame) -> None:
     Placements and items asked for in earlier sweeps of the run stay in: a larger request extends the tables, a smaller one changes nothing.
     With ``shards`` this process scores its share of the items, which depends on nothing but their order in the data.
     """
-    folder = run_dir(config)
+    folder = tables_dir(config)
     request = ask(config, wanted)
     record = {"steps": request.steps, "items": [item.name for item in request.items]}
     known = not (folder / WANTED).exists() or read_json(folder / WANTED) == record
@@ -84,7 +85,7 @@ def score_missing(config: Config, wanted: pd.DataFrame) -> None:
 
 def ask(config: Config, wanted: pd.DataFrame) -> Request:
     """The request of these options, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
-    folder = run_dir(config)
+    folder = tables_dir(config)
     steps = checkpoints(config)
     scored = [int(p.name.removeprefix("step-")) for p in sorted((folder / "scores").glob("step-??????")) if any(p.glob("*.parquet"))]
     asked = config.steps or checkpoint_steps(stage_options(config))
@@ -98,6 +99,11 @@ def ask(config: Config, wanted: pd.DataFrame) -> Request:
     share = [item for place, item in items if place % config.shards == config.shard]
     parts = plan(config, have, list(placements["placement"]), share)
     return Request(placements, [item for _, item in items], sorted(have), parts)
+
+
+def tables_dir(config: Config) -> Path:
+    """Where the tables of a kind of score are: log-likelihoods in the run's own folder, others in one below it with the same layout."""
+    return run_dir(config) if config.score == "loglik" else run_dir(config) / config.score
 
 
 def part_name(config: Config) -> str:
@@ -140,7 +146,7 @@ def score_parts(config: Config, parts: list[Part], table: Path) -> None:
     bar.close()
     name = {"scores": part_name(config), "proposed": "propose", "fresh": "winners"}[table.name]
     more = {"delta_rule": delta_rule} | (streaming_work(config, parts, traffic) if config.stream else {})
-    report_work(run_dir(config), name, weights.model, work, least, time.perf_counter() - started, more)
+    report_work(tables_dir(config), name, weights.model, work, least, time.perf_counter() - started, more)
 
 
 @contextmanager
@@ -157,8 +163,9 @@ def own_threads(config: Config, device: str) -> Iterator[ThreadPoolExecutor]:
 def score_part(config: Config, table: Path, weights: Weights, part: Part) -> Counts:
     """Score one part and write its file."""
     raise_if_asked()
-    logp, done = score_chunk(weights.model, part.trie, part.items, weights.block_at)
-    write_part(rows(config, run_dir(config).name, weights.tokens, part, logp), table / f"step-{part.step:06d}" / part.name)
+    engine = score_chunk if config.score == "loglik" else acceptance_chunk
+    sums, done = engine(weights.model, part.trie, part.items, weights.block_at)
+    write_part(rows(config, run_dir(config).name, weights.tokens, part, sums), table / f"step-{part.step:06d}" / part.name)
     return done
 
 
@@ -257,9 +264,11 @@ def scored_pairs(folder: Path) -> set[tuple[str, str]]:
     return pairs
 
 
-def rows(config: Config, run_name: str, tokens: int, part: Part, logp: np.ndarray) -> pd.DataFrame:
-    """Long score rows of one part: logp [P, n] -> P * n rows."""
-    P, n = logp.shape
+def rows(config: Config, run_name: str, tokens: int, part: Part, sums: np.ndarray) -> pd.DataFrame:
+    """Long score rows of one part: sums over target tokens [P, n] -> P * n rows. ``score`` is the mean acceptance of a token."""
+    P, n = sums.shape
+    num_tokens = np.tile([len(item.tokens) - item.prompt for item in part.items], P)
+    values = {"logp": sums.ravel(), "num_tokens": num_tokens} if config.score == "loglik" else {"score": sums.ravel() / num_tokens}
     return pd.DataFrame(
         {
             "scale": config.scale,
@@ -270,9 +279,8 @@ def rows(config: Config, run_name: str, tokens: int, part: Part, logp: np.ndarra
             "placement": np.repeat(part.trie.placements, n),
             "item": np.tile([item.name for item in part.items], P),
             "task": np.tile([item.task for item in part.items], P),
-            "logp": logp.ravel(),
-            "num_tokens": np.tile([len(item.tokens) - item.prompt for item in part.items], P),
         }
+        | values
     )
 
 
