@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
+from analysis import drafts
 from analysis.table import WANTED, load_scores
 from experiments import random_supernet
 from experiments.config import check, run_dir
@@ -175,3 +176,29 @@ def test_bad_options(root, overrides, message):
     with pytest.raises(ValueError, match=message) as error:
         configure(root, *overrides)
     assert "\n" not in str(error.value)
+
+
+def test_acceptances_have_tables_of_their_own_that_the_analysis_reads(root, tmp_path, capsys):
+    options = [f"results={tmp_path / 'results'}", "score=acceptance"]
+    sweep(configure(root, *options, "items=5"))
+    sweep(configure(root, *options))  # more items extend it
+    folder = run_dir(configure(root, *options))
+    scores = load_scores(folder / "acceptance")
+    assert scores.quality.shape == (1, 16, 7)
+    assert (scores.quality >= 0).all() and (scores.quality <= 1 + 1e-6).all()
+    full = scores.placements.index("FF")
+    assert scores.quality[0, full] == pytest.approx(1, abs=1e-5)
+    assert scores.quality[0].mean(-1).argmax() == full
+    assert not (folder / "scores").exists()
+    sweep(configure(root, f"results={tmp_path / 'results'}"))
+    assert load_scores(folder).quality.max() < 0  # log-likelihoods, beside them
+    capsys.readouterr()
+    sweep(configure(root, *options))
+    assert "complete, 16 placements x 7 items" in capsys.readouterr().out
+    assert drafts.main([str(folder), "--k", "2"]) == 0
+    table = pd.read_csv(folder / "tables" / "drafts.csv")
+    assert (table["acceptance"] <= 1).all() and (table["cost"] <= table["budget"] + 1e-9).all()
+    with pytest.raises(ValueError, match="score is 'likes': choose from loglik, acceptance"):
+        configure(root, "score=likes")
+    with pytest.raises(ValueError, match="score=acceptance cannot be had with placements=winners"):
+        configure(root, "score=acceptance", "placements=winners")
