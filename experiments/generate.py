@@ -149,9 +149,9 @@ def load(source: Source, given: argparse.Namespace) -> Supernet:
     dtype = given.dtype or str(model.embed.weight.dtype).removeprefix("torch.")
     model = model.cast(getattr(torch, dtype)).to(given.device)
     c = model.config
-    if given.device == "cuda" and set(c.mixers) & set("KG"):
+    if set(c.mixers) & set("KG") and dtype in kernels.TOLERANCE:
         dims = (c.gdn_key_dim, c.gdn_value_dim, c.kda_dim)
-        kernels.use(first_that_works("auto", "cuda", dtype, dims, Path(".cache") / "kernels"))
+        kernels.use(first_that_works("auto", given.device, dtype, dims, Path(".cache") / "kernels"))
     return model
 
 

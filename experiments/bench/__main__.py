@@ -4,7 +4,7 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import distillation, engine, losses, memory, optimiser, statistics, token_mixing, whole_report
+from experiments.bench import distillation, engine, generation, losses, memory, optimiser, statistics, token_mixing, whole_report
 
 BENCHMARKS = {
     "sweep": engine.run,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "optimiser": optimiser.run,
     "kernels": token_mixing.run,
     "losses": losses.run,
+    "generation": generation.run,
     "training": distillation.run,
     "memory": memory.run,
 }

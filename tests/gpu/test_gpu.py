@@ -18,11 +18,14 @@ from experiments.runs.records import read_json, read_metrics
 from experiments.sweeping.weights import memory_bytes
 from experiments.training.build import initialised_supernet, load_frozen
 from experiments.training.resume import ResumeState
+from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.generate import extend, generate
 from supernet.ops import kernels, losses
 from supernet.ops.window import window_attention, window_attention_masked
 from supernet.placement import exhaustive
 from supernet.scoring import Item, score
+from supernet.state import States
 from supernet.teacher import save_teacher
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -199,3 +202,39 @@ def test_memory_gib_0_takes_a_share_of_the_free_memory_and_a_sweep_stays_within_
     before = torch.cuda.memory_allocated()
     score(model, list(exhaustive(2)), some_items(config), budget)
     assert torch.cuda.max_memory_allocated() - before <= budget
+
+
+DECODED = ("FFFF", "SSSS", "KKKK", "GGGG", "FSKG")
+
+
+def decoding_supernet():
+    config = SupernetConfig(layers=4, hidden=128, ffn=192, heads=4, kv_heads=2, head_dim=64, vocab=97, window=16)
+    torch.manual_seed(0)
+    model = Supernet(config).requires_grad_(False).eval()
+    for name, p in model.named_parameters():
+        if "conv" in name:
+            torch.nn.init.normal_(p, std=0.5)
+    return model
+
+
+def test_decoding_on_a_gpu_gives_the_tokens_of_a_cpu():
+    model = decoding_supernet()
+    prompts = [torch.randint(97, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 40, 40, 17, 100)]
+    expected = generate(model, prompts, list(DECODED), 24)
+    found = generate(copy.deepcopy(model).cuda(), prompts, list(DECODED), 24)
+    assert [t.tolist() for t in found] == [t.tolist() for t in expected]
+
+
+@needs_fla
+@pytest.mark.parametrize("way", ["fla", "fla-kda"])
+def test_decoding_by_fla_gives_the_logits_of_the_whole_forward(way):
+    model = decoding_supernet().cast(torch.bfloat16).cuda()
+    tokens = torch.randint(97, (2, 90), generator=torch.Generator().manual_seed(0)).cuda()
+    for placement in DECODED:
+        kernels.use("torch")
+        whole = model(tokens, placement).float()
+        kernels.use(way)
+        states = States(model)
+        rows = [states.join(placement) for _ in tokens]
+        found = torch.cat([extend(model, states, rows, part, every=True) for part in tokens.split([70] + [1] * 20, 1)], 1)
+        assert float((found - whole).norm() / whole.norm()) < 0.03, placement

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from experiments.bench import distillation, losses, token_mixing
+from experiments.bench import distillation, generation, losses, token_mixing
 from experiments.bench.timing import NO_GPU
+from supernet.config import SupernetConfig
+from supernet.decoder import Supernet
+from supernet.generate import generate
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: sizes are another")
 
@@ -51,3 +54,18 @@ def test_a_training_step_trains_the_mixers_it_drew_and_nothing_else(monkeypatch)
     monkeypatch.setattr(distillation, "STEPS", 1)
     table = distillation.run(quick=True).set_index("scale")
     assert list(table.index) == ["135m", "0.5b"] and (table["tokens/s"] > 0).all() and (table["delta rule"] == "torch").all()
+
+
+def test_timed_decoding_gives_the_tokens_of_generate():
+    torch.manual_seed(0)
+    model = Supernet(SupernetConfig(layers=2, hidden=32, ffn=48, heads=2, kv_heads=1, head_dim=16, vocab=40, window=8)).eval()
+    context = torch.randint(40, (3, 12))
+    tokens, prefill, rest = generation.timed(model, "SG", context, 7)
+    assert [t.tolist() for t in tokens] == [t.tolist() for t in generate(model, list(context), ["SG"] * 3, 7)]
+    assert prefill > 0 and rest > 0
+
+
+@pytest.mark.slow
+def test_generation_is_compared_with_transformers():
+    table = generation.run(quick=True)
+    assert (table["same tokens"] == 1).all() and (table["ratio"] > 0).all()
