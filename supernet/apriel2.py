@@ -4,6 +4,7 @@ What the reference reads decides here too: keys of a config that it ignores are 
 refused by name.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "embeddings")  # what we
 PREFIX = re.compile(r"(?:model\.language_model|language_model\.model|language_model|model)\.(?!vision)")
 VISION = re.compile(r"(?:model\.)?(?:vision_\w+|multi_modal_projector|image_newline)\b")
 BLOCK = {"mixer_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "mlp": "mlp"}
+FAST_LLM = {"scale_factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}  # defaults
+LLAMA3 = dict(zip(FAST_LLM, ("rope_factor", "rope_low", "rope_high", "rope_original"), strict=True))
 SHARED = {"embed.weight": "embed_tokens.weight", "norm.weight": "norm.weight", "head.weight": "lm_head.weight"}
 
 
@@ -104,6 +107,8 @@ def write_config(config: SupernetConfig, dtype: str, kept: dict[str, Any]) -> di
         raise ValueError(f"a fixed layout ({config.fixed}) is not written as Apriel2: write it as native")
     if config.qk_norm:
         raise ValueError("Apriel2 has no place for qk_norm=True (q_norm.weight, k_norm.weight of attention): keep the native format")
+    if config.rope_type == "linear":
+        raise ValueError(f"Apriel2 has no place for rope_type=linear (rope_factor={config.rope_factor}): keep the native format")
     if unknown := sorted(set(config.mixers) - set(NAMES)):
         raise ValueError(f"Apriel2 has no mixer {', '.join(unknown)}: it knows {', '.join(NAMES)}")
     if not {"F", "S"} & set(config.mixers):
@@ -112,7 +117,7 @@ def write_config(config: SupernetConfig, dtype: str, kept: dict[str, Any]) -> di
     attention = {
         "type": "attention", "heads": config.heads, "head_groups": config.kv_heads, "head_size": config.head_dim,
         "add_linear_biases": False, "query_layer": bias, "key_layer": bias, "value_layer": bias,
-        "dense_layer": {"bias": {"enabled": False}}, "rotary": {"type": "mistral_1d", "theta": config.rope_theta},
+        "dense_layer": {"bias": {"enabled": False}}, "rotary": _rotary(config),
     }  # fmt: skip
     convolution = {"kernel_size": config.conv_width}
     mixers = {
@@ -220,9 +225,29 @@ def _mixer(mixer: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
                           "delta_norm_eps": mixer.get("norm_eps", 1e-5)}  # fmt: skip
 
 
+def _rotary(config: SupernetConfig) -> dict[str, Any]:
+    """The rotary section, in Fast-LLM's words."""
+    if config.rope_type == "default":
+        return {"type": "mistral_1d", "theta": config.rope_theta}
+    return {"type": "llama3", "theta": config.rope_theta} | {theirs: getattr(config, own) for theirs, own in LLAMA3.items()}
+
+
+def _read_rotary(rotary: dict[str, Any], where: str) -> dict[str, Any]:
+    """Fields of SupernetConfig."""
+    kind = rotary.get("type")
+    _one_of(f"{where}.type", kind, "mistral_1d", "default", "llama3")
+    known = {"type", "theta", *(LLAMA3 if kind == "llama3" else ())}
+    if unknown := sorted(rotary.keys() - known):
+        raise ValueError(f"{where}.{unknown[0]} is {rotary[unknown[0]]!r}: of type {kind} only {', '.join(sorted(known))} can be read")
+    scaled = kind == "llama3"
+    plain = {f.name: f.default for f in dataclasses.fields(SupernetConfig) if f.name in LLAMA3.values()}
+    return {"rope_theta": float(_get(rotary, "theta", f"{where}.")), "rope_type": kind if scaled else "default"} | {
+        own: rotary.get(theirs, FAST_LLM[theirs]) if scaled else plain[own] for theirs, own in LLAMA3.items()
+    }
+
+
 def _attention(mixer: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
-    rotary = _get(mixer, "rotary", f"{where}.")
-    _one_of(f"{where}.rotary.type", rotary.get("type"), "mistral_1d")
+    rotary = _read_rotary(_get(mixer, "rotary", f"{where}."), f"{where}.rotary")
     _one_of(f"{where}.causal", mixer.get("causal", True), True)
     _one_of(f"{where}.cross_document_attention", mixer.get("cross_document_attention", True), True)
     biases = {}
@@ -235,7 +260,7 @@ def _attention(mixer: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{where} has biases {biases}: a supernet's query, key and value all have one or none has")
     heads = _get(mixer, "heads", f"{where}.")
     fields = {"heads": heads, "kv_heads": mixer.get("head_groups", heads), "head_dim": _get(mixer, "head_size", f"{where}."),
-              "qkv_bias": biases["query_layer"], "rope_theta": float(_get(rotary, "theta", f"{where}.rotary."))}  # fmt: skip
+              "qkv_bias": biases["query_layer"], **rotary}  # fmt: skip
     window = mixer.get("window_size")
     return ("F", fields) if window is None else ("S", fields | {"window": window})
 

@@ -31,7 +31,7 @@ from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.presets import read_presets, resolve
 from supernet.reader import NAME, LayerReader, native_raw, open_layers, read_json
-from supernet.shards import read_tensors, write_tensors
+from supernet.shards import finite, read_tensors, write_tensors
 
 FORMATS = ("native", "apriel2")
 SHARD_BYTES = 5 * 10**9
@@ -208,7 +208,7 @@ def save_trained(model: Supernet, folder: Path, meta: dict[str, Any], tensors: d
 def load_trained(model: Supernet, folder: Path) -> dict[str, Any]:
     """Copy a checkpoint's tensors into the model (whatever its dtype) and return its meta.
 
-    Raises ValueError naming a missing, truncated or foreign file and the tensor that does not fit.
+    Raises ValueError naming a missing, truncated or foreign file and the tensor that does not fit or is not finite.
     """
     remedy = "delete the folder and run python -m experiments.distill with the same options"
     try:
@@ -225,7 +225,7 @@ def load_trained(model: Supernet, folder: Path) -> dict[str, Any]:
         if name not in parameters or parameters[name].shape != tensor.shape:
             here = tuple(parameters[name].shape) if name in parameters else "absent"
             raise ValueError(f"checkpoint {folder} does not fit the model: {name} is {tuple(tensor.shape)}, in the model {here}: {remedy}")
-        parameters[name].data.copy_(tensor)
+        parameters[name].data.copy_(finite(tensor, f"checkpoint {folder}: tensor {name}"))
     return meta
 
 

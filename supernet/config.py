@@ -2,9 +2,20 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from supernet.placement import LETTERS, Placement
+
+
+class Rope(NamedTuple):
+    """How positions turn into angles: fields of SupernetConfig without their prefix."""
+
+    theta: float
+    type: str
+    factor: float
+    low: float
+    high: float
+    original: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,11 @@ class SupernetConfig:
     qkv_bias: bool = False  # Qwen2
     qk_norm: bool = False  # Qwen3: a norm over every head of q and k, before the rotary embedding; its eps is norm_eps
     rope_theta: float = 10_000.0
+    rope_type: Literal["default", "linear", "llama3"] = "default"  # linear: all angles divided by rope_factor; llama3: the slow ones
+    rope_factor: float = 1.0
+    rope_low: float = 1.0  # llama3: a pair that turns less often than this over rope_original tokens is divided by rope_factor
+    rope_high: float = 4.0  # llama3: a pair that turns more often stays; between the two it is interpolated
+    rope_original: int = 8192  # llama3: tokens of the context before it was stretched
     norm_eps: float = 1e-5
     delta_norm_eps: float = 1e-5  # of the norm inside KDA and GDN; Apriel2 has 1e-5 there whatever the other norms have
     mixers: str = LETTERS  # the trained mixers of every layer
@@ -54,6 +70,13 @@ class SupernetConfig:
                 raise ValueError(f"model.{many}={getattr(self, many)} is not a multiple of model.{few}={getattr(self, few)}")
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim is {self.head_dim}: rotary embedding needs an even number")
+        if self.rope_type not in ("default", "linear", "llama3"):
+            raise ValueError(f"model.rope_type is {self.rope_type!r}: choose default, linear or llama3")
+        if not (self.rope_factor > 0 and self.rope_high > self.rope_low > 0):
+            raise ValueError(f"model.rope_factor={self.rope_factor}, rope_low={self.rope_low}, rope_high={self.rope_high}: give positive "
+                             "numbers, the last larger than the second")  # fmt: skip
+        if self.rope_type == "default" and self.rope_factor != 1:
+            raise ValueError(f"model.rope_factor={self.rope_factor} does nothing with model.rope_type=default: choose linear or llama3")
         if self.kda_gate not in ("silu", "sigmoid"):
             raise ValueError(f"model.kda_gate is {self.kda_gate!r}: choose silu or sigmoid")
         if not self.mixers or len(set(self.mixers)) != len(self.mixers):
@@ -70,6 +93,11 @@ class SupernetConfig:
     def letters(self, layer: int) -> str:
         """The mixers that a layer holds."""
         return self.fixed[layer] if self.fixed else self.mixers
+
+    @property
+    def rope(self) -> Rope:
+        """The fields that rotary embedding takes."""
+        return Rope(self.rope_theta, self.rope_type, self.rope_factor, self.rope_low, self.rope_high, self.rope_original)
 
     @property
     def group(self) -> int:

@@ -75,7 +75,7 @@ def _check(supernet: Supernet, teacher: Supernet) -> None:
     own, its = supernet.config, teacher.config
     if its.mixers != "F":
         raise ValueError(f"the teacher has mixers {its.mixers!r}: give an all-FA model (mixers 'F')")
-    shapes = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "tied", "qkv_bias", "qk_norm", "rope_theta", "norm_eps")
+    shapes = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "tied", "qkv_bias", "qk_norm", "rope", "norm_eps")
     for field in shapes:
         if getattr(own, field) != getattr(its, field):
             raise ValueError(f"model.{field} is {getattr(own, field)}, the teacher's is {getattr(its, field)}: make them equal")

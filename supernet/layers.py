@@ -1,10 +1,13 @@
 """The parts of a block that are not mixers. Shapes: B batch, T tokens, D hidden, C channels, d head dimension."""
 
+import math
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from supernet.config import Rope
 
 
 class RMSNorm(nn.Module):
@@ -56,24 +59,40 @@ class CausalConv(nn.Module):
         return F.silu(out), padded[:, tokens:]
 
 
-def rotate(x: Tensor, theta: float, start: int | Tensor = 0) -> Tensor:
+def rotate(x: Tensor, rope: Rope, start: int | Tensor = 0) -> Tensor:
     """Rotary position embedding, rotate-half form, over the whole head (Su et al. 2021, eq. 34): [B, H, T, d] -> same.
 
     ``start``: position of the first token, for all rows or for each [B]. Angles are formed in float32.
     """
     turn = turns_once if isinstance(start, int) and torch.is_inference_mode_enabled() else turns
-    cos, sin = turn(x.shape[-2], x.shape[-1], theta, start, x.device, x.dtype)
+    cos, sin = turn(x.shape[-2], x.shape[-1], rope, start, x.device, x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def turns(tokens: int, d: int, theta: float, start: int | Tensor, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def turns(tokens: int, d: int, rope: Rope, start: int | Tensor, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angles at ``tokens`` positions from ``start`` on: each [T, d / 2], or [B, 1, T, d / 2]."""
-    inverse_frequency = theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
     position = torch.arange(tokens, device=device)
     position = position + start.to(device)[:, None, None] if isinstance(start, Tensor) else position + start  # [T] or [B, 1, T]
-    angle = position.float()[..., None] * inverse_frequency
+    angle = position.float()[..., None] * frequencies(d, rope, device)
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def frequencies(d: int, rope: Rope, device: torch.device | str = "cpu") -> Tensor:
+    """Radians per token of each pair of dimensions, [d / 2], float32: theta^(-2i/d), slowed down where ``rope.type`` says so.
+
+    ``linear``: all are divided by the factor (position interpolation, Chen et al. 2023, eq. 4). ``llama3``: those that turn less than
+    ``low`` times over ``original`` tokens are, those that turn more than ``high`` times stay, and between the two the share that stays
+    grows linearly with the number of turns (Llama 3.1; ``rope_type: llama3`` of transformers).
+    """
+    plain = rope.theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)
+    if rope.type == "linear":
+        return plain / rope.factor
+    if rope.type == "llama3":
+        times = plain * rope.original / (2 * math.pi)
+        stays = ((times - rope.low) / (rope.high - rope.low)).clamp(0, 1)
+        return plain * (stays + (1 - stays) / rope.factor)
+    return plain
 
 
 turns_once = lru_cache(maxsize=4)(turns)

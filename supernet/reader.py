@@ -1,7 +1,9 @@
 """Opening a checkpoint of any format: what it holds is checked from headers and config alone, tensors are read when asked for."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from supernet.decoder import Supernet
 from supernet.shards import Entry, list_tensors, read_tensors, some
 
 NAME = "placement-suite"  # of the native format, in config.json
+OURS = r"(?:embed|norm|head)\.weight$|blocks\.\d+\."  # how the names of a state dict begin
+ROPE_SCALING = ("rope_type", "rope_factor", "rope_low", "rope_high", "rope_original")  # written where they differ from the plain embedding
 
 
 @dataclass(frozen=True)
@@ -83,30 +87,35 @@ def native_config(raw: dict[str, Any]) -> SupernetConfig:
     """The shapes in a native config.json. Raises ValueError naming what is unknown or does not fit."""
     if raw.get("format", NAME) != NAME:
         raise ValueError(f"format is {raw['format']!r}: only {NAME} can be read")
-    fields = {name: value for name, value in raw.items() if name not in ("format", "apriel2")}
     try:
-        return SupernetConfig(**fields)
+        return SupernetConfig(**{name: value for name, value in raw.items() if name not in ("format", "apriel2")})
     except TypeError as error:
         raise ValueError(f"not the shapes of a supernet ({error})") from None
 
 
 def native_raw(config: SupernetConfig) -> dict[str, Any]:
     """The config.json of the native format."""
-    fields = asdict(config)
-    return {"format": NAME, **{name: value for name, value in fields.items() if name != "fixed" or value}}
+    later = {f.name: f.default for f in fields(SupernetConfig) if f.name == "fixed" or f.name in ROPE_SCALING}
+    return {"format": NAME, **{name: value for name, value in asdict(config).items() if name not in later or value != later[name]}}
 
 
-def check_tensors(config: SupernetConfig, given: dict[str, Entry] | dict[str, Tensor], where: str | Path) -> None:
-    """Raises ValueError naming the first few tensors that are missing, unknown or of another shape than ``config`` asks for."""
+def check_tensors(
+    config: SupernetConfig, given: dict[str, Entry] | dict[str, Tensor], where: str | Path, called: Callable[[str], str] = str
+) -> None:
+    """Raises ValueError naming the first few tensors that are missing, unknown or of another shape than ``config`` asks for.
+
+    ``called``: the name of one of our tensors in the folder.
+    """
     with torch.device("meta"):
         expected = {name: tuple(p.shape) for name, p in Supernet(config).state_dict().items()}
     if config.tied:
         del expected["head.weight"]
     wrong = [n for n in expected if n in given and given[n].shape != expected[n]]
+    unknown = [called(name) if re.match(OURS, name) else name for name in sorted(given.keys() - expected.keys())]
     for kind, names in (
-        ("lacks the tensors", sorted(expected.keys() - given.keys())),
-        ("has the unknown tensors", sorted(given.keys() - expected.keys())),
-        ("has misshapen tensors:", [f"{name} {tuple(given[name].shape)} instead of {expected[name]}" for name in wrong]),
+        ("lacks the tensors", [called(name) for name in sorted(expected.keys() - given.keys())]),
+        ("has the unknown tensors", unknown),
+        ("has misshapen tensors:", [f"{called(name)} {tuple(given[name].shape)} instead of {expected[name]}" for name in wrong]),
     ):
         if names:
             raise ValueError(f"{where} {kind} {some(names)}: its config.json and its weights do not belong together, or it is incomplete")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -33,11 +33,11 @@ class Entry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def list_tensors(folder: Path) -> dict[str, Entry]:
-    """All tensors of a folder by name, from the headers alone.
+def list_tensors(folder: Path, ignored: Callable[[str], bool] = lambda name: False) -> dict[str, Entry]:
+    """All tensors of a folder by name, from the headers alone, but those that are ``ignored``.
 
-    Raises ValueError naming the file that is missing or truncated, a tensor that the index lacks or puts in the wrong file, or a dtype
-    that is none of DTYPES.
+    Raises ValueError naming the file that is missing, truncated or in no index, a tensor that the index lacks or puts in another file than
+    one that holds it, or a dtype that is none of DTYPES.
     """
     folder = Path(folder)
     files, index = _files(folder)
@@ -48,21 +48,34 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
                 if index and index.get(name) != path.name:
                     place = f"puts it in {index[name]}" if name in index else "lacks it"
                     raise ValueError(f"{path} holds the tensor {name}, but {INDEX} {place}: {REMEDY}")
+                if ignored(name):
+                    continue
                 header = file.get_slice(name)
                 if header.get_dtype() not in DTYPES:
                     raise ValueError(f"{path}: tensor {name} is {header.get_dtype()}: give a checkpoint in {', '.join(DTYPES)}")
                 found[name] = Entry(path, name, tuple(header.get_shape()), DTYPES[header.get_dtype()])
-    if absent := sorted(index.keys() - found.keys()):
+    if absent := sorted(name for name in index.keys() - found.keys() if not ignored(name)):
         raise ValueError(f"{folder / INDEX} names {some(absent)}, which {index[absent[0]]} does not hold: {REMEDY}")
     return found
 
 
 def read_tensors(entries: dict[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) one after the other, each read into memory of its own. Raises ValueError naming a file that cannot be read."""
+    """(name, tensor) one after the other, each read into memory of its own.
+
+    Raises ValueError naming a file that cannot be read, or a tensor with a number that is not finite.
+    """
     for path, group in groupby(entries.items(), lambda item: item[1].file):
         with _opened(path) as file:
             for name, entry in group:
-                yield name, file.get_tensor(entry.name)
+                yield name, finite(file.get_tensor(entry.name), f"{path}: tensor {entry.name}")
+
+
+def finite(tensor: Tensor, what: str) -> Tensor:
+    """The tensor itself. Raises ValueError where it holds NaN or infinity: one such weight makes every score of its layer worthless."""
+    if tensor.numel() and not all(bool(x.isfinite()) for x in torch.aminmax(tensor)):
+        bad = int((~tensor.isfinite()).sum())
+        raise ValueError(f"{what} holds {bad} of {tensor.numel()} numbers that are not finite: {REMEDY}, or train it again")
+    return tensor
 
 
 def file_digest(folder: Path) -> str:
@@ -111,7 +124,8 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """(the safetensors files, the index's tensor -> file name; empty without an index)."""
     if not (folder / INDEX).is_file():
         if not (folder / ONE).is_file():
-            raise ValueError(f"{folder} holds neither {ONE} nor {INDEX}: {REMEDY}")
+            raise ValueError(f"{folder} holds neither {ONE} nor {INDEX}: {REMEDY}, or save it anew as safetensors")
+        _no_stray(folder, set())
         return [folder / ONE], {}
     try:
         index = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -122,7 +136,14 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         raise ValueError(f"{folder} holds both {ONE} and {INDEX}: delete the one that is out of date")
     if absent := [path.name for path in files if not path.is_file()]:
         raise ValueError(f"{folder} lacks {some(absent)}, which {INDEX} names: {REMEDY}")
+    _no_stray(folder, {path.name for path in files})
     return files, index
+
+
+def _no_stray(folder: Path, named: set[str]) -> None:
+    """Raises ValueError where there is a shard that no index names: whose weights are these?"""
+    if stray := sorted(path.name for path in folder.glob("model-*.safetensors") if path.name not in named):
+        raise ValueError(f"{folder} holds {some(stray)}, which no {INDEX} names: delete what is out of date")
 
 
 @contextmanager

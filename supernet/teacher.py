@@ -5,48 +5,28 @@ Our folder is a native checkpoint with ``source.json`` beside it: where the weig
 
 import importlib.util
 import json
-import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from supernet import hugging_face
 from supernet.apriel2 import is_vision
 from supernet.checkpoint import SHARD_BYTES, assemble, new_folder
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
-from supernet.reader import check_tensors, native_raw, open_layers
-from supernet.shards import file_digest, read_tensors, write_tensors
+from supernet.hugging_face import Shapes, Unsupported
+from supernet.reader import check_tensors, native_raw, open_layers, read_json
+from supernet.shards import Entry, file_digest, finite, list_tensors, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-WRAPPERS = ("llava", "mistral3")  # a vision encoder before a text model of FAMILIES, of which we take the text model
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-NEUTRAL = {  # what other models compute with, and where it changes nothing
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "sliding_window": (None,),
-    "quantization_config": (None,),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap", "clip_qkv", "query_pre_attn_scalar",
-                     "attention_chunk_size", "no_rope_layers", "num_local_experts", "num_experts"), (None,)),
-    **dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb",
-                     "partial_rotary_factor"), (None, 1, 1.0)),
-}  # fmt: skip
-ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-# Pattern of a Hugging Face tensor name -> our name.
-NAMES = {
-    r"model\.embed_tokens\.weight": "embed.weight",
-    r"model\.norm\.weight": "norm.weight",
-    r"lm_head\.weight": "head.weight",
-    r"model\.layers\.(\d+)\.input_layernorm\.weight": r"blocks.\1.mixer_norm.weight",
-    r"model\.layers\.(\d+)\.post_attention_layernorm\.weight": r"blocks.\1.mlp_norm.weight",
-    r"model\.layers\.(\d+)\.self_attn\.([qkvo]_proj\.(?:weight|bias))": r"blocks.\1.mixers.F.\2",
-    r"model\.layers\.(\d+)\.self_attn\.([qk]_norm\.weight)": r"blocks.\1.mixers.F.\2",
-    r"model\.layers\.(\d+)\.mlp\.((?:gate|up|down)_proj\.weight)": r"blocks.\1.mlp.\2",
-}
+REMEDY = "download it (hf download NAME --local-dir DIR) or set teacher.path to a local folder that holds it"
+OF_A_MODEL = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab.*", "merges.txt", "*.gguf")
 
 
 def smollm2_gguf() -> tuple[str, str]:
@@ -58,69 +38,103 @@ def smollm2_gguf() -> tuple[str, str]:
     return str(folder), SMOLLM2
 
 
-def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype = torch.float32) -> Supernet:
-    """The all-FA Supernet (``config.mixers == "F"``) with the weights of a Hugging Face model of the families in FAMILIES.
+def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype = torch.float32, longest: int = 0) -> Supernet:
+    """The all-FA Supernet (``config.mixers == "F"``) with the weights of a Hugging Face model of the families in ``hugging_face.FAMILIES``.
 
-    ``path`` is a folder or a hub name, ``gguf_file`` a file in it or empty. ``window`` (tokens) is for the sliding-window mixers, the
-    teacher has none. Raises ValueError where the model is absent, unreadable, or has a part that Supernet would compute differently.
+    ``path`` is a folder or a hub name, ``gguf_file`` a file in it or empty. ``window`` (tokens) is for the sliding-window mixers.
+    ``longest``: tokens of the longest sequence it will see; a teacher with a sliding window of its own is taken if that is known and fits.
+    Raises ValueError where the model is absent, unreadable, has weights that nothing reads or that are not finite, or has a part that
+    Supernet would compute differently.
     """
-    hf = hugging_face_model(path, gguf_file, dtype)
-    c = hf.config.get_text_config()
-    config = SupernetConfig(
-        layers=c.num_hidden_layers,
-        hidden=c.hidden_size,
-        ffn=c.intermediate_size,
-        heads=c.num_attention_heads,
-        kv_heads=c.num_key_value_heads,
-        head_dim=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
-        vocab=c.vocab_size,
-        window=window,
-        tied=hf.get_output_embeddings().weight is hf.get_input_embeddings().weight,
-        qkv_bias=c.model_type == "qwen2",
-        qk_norm=c.model_type == "qwen3",
-        rope_theta=float(c.rope_parameters["rope_theta"]),
-        norm_eps=float(f"{c.rms_norm_eps:.6g}"),  # GGUF keeps it in float32: 9.999999747e-06
-        mixers="F",
-    )
-    tensors = {_our_name(name): tensor for name, tensor in hf.state_dict().items() if not is_vision(name)}
-    if config.tied:
-        del tensors["head.weight"]
-    check_tensors(config, tensors, path)
-    return assemble(config, tensors).requires_grad_(False)
+    shapes, tensors = open_teacher(path, gguf_file)
+    if shapes.sliding_window is not None and not 0 < longest <= shapes.sliding_window:
+        asked = f"sequences have up to {longest} tokens" if longest else "the length of the sequences is not known here"
+        raise ValueError(f"teacher {path!r} has sliding_window = {shapes.sliding_window}, which the supernet does not compute, "
+                         f"and {asked}: set data.length to {shapes.sliding_window} or less, or choose a teacher without it")  # fmt: skip
+    config = SupernetConfig(**shapes.fields, window=window, mixers="F")
+    weights = {name: tensor.to(dtype) for name, tensor in tensors()}
+    if config.tied and (head := weights.pop("head.weight", None)) is not None and not torch.equal(head, weights["embed.weight"]):
+        raise ValueError(
+            f"teacher {path!r} has tie_word_embeddings = True and a lm_head.weight other than the embedding: correct its config"
+        )
+    check_tensors(config, weights, f"teacher {path!r}", gguf_file_names if gguf_file else hugging_face.their_name)
+    return assemble(config, weights).requires_grad_(False)
 
 
-def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype) -> "PreTrainedModel":
-    """The transformers model itself, checked to be one that Supernet computes exactly, in evaluation mode. Raises ValueError."""
+def open_teacher(path: str, gguf_file: str) -> tuple[Shapes, Callable[[], Iterator[tuple[str, Tensor]]]]:
+    """(shapes of a teacher's folder, what reads its tensors by our names). Raises ValueError, one line, as ``from_hugging_face`` does."""
+    folder = _local(path)
+    if gguf_file and not (folder / gguf_file).is_file():
+        raise ValueError(f"no GGUF file {folder / gguf_file}: set teacher.path and teacher.gguf to an existing folder and file")
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GgufConfig
+        return _open_gguf(folder / gguf_file) if gguf_file else _open_safetensors(folder)
+    except Unsupported as error:
+        raise ValueError(f"teacher {path!r} has {error}, which the supernet does not compute: choose a teacher without it") from None
     except ImportError:
-        raise ValueError("a Hugging Face or GGUF teacher needs transformers: pip install .[llm]") from None
-    if gguf_file and not (Path(path) / gguf_file).is_file():
-        raise ValueError(f"no GGUF file {Path(path) / gguf_file}: set teacher.path and teacher.gguf to an existing folder and file")
-    hub_trouble = "" if Path(path).is_dir() else _hub_trouble(path)
-    where = {"local_files_only": bool(hub_trouble)} | ({"gguf_file": gguf_file} if gguf_file else {})
-    quantization = {"quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}
+        raise ValueError("a GGUF teacher needs the package gguf: pip install .[llm]") from None
+    except Exception as error:  # whatever gguf and safetensors raise on a file that is not what it should be
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"teacher {path!r} can't be loaded ({reason}): {REMEDY}") from None
+
+
+def _open_safetensors(folder: Path) -> tuple[Shapes, Callable[[], Iterator[tuple[str, Tensor]]]]:
+    raw = read_json(folder / "config.json")
+    shapes = hugging_face.read_config(raw)
+    if (folder / "adapter_config.json").is_file():
+        raise Unsupported("an adapter (adapter_config.json)")
+    entries: dict[str, Entry] = {}
+    for name, entry in list_tensors(folder, ignored=lambda name: is_vision(name) or bool(hugging_face.BUFFERS.fullmatch(name))).items():
+        ours = hugging_face.our_name(name)
+        if ours in entries:
+            raise ValueError(f"{name} and {entries[ours].name} are both {ours}")
+        entries[ours] = entry
+    if "head.weight" not in entries and not shapes.fields["tied"] and (raw.get("text_config") or {}).get("tie_word_embeddings"):
+        shapes.fields["tied"] = True  # a wrapper need not repeat it
+    return shapes, lambda: read_tensors(entries)
+
+
+def _open_gguf(path: Path) -> tuple[Shapes, Callable[[], Iterator[tuple[str, Tensor]]]]:
+    from supernet import gguf_file
+
+    shapes, tensors = gguf_file.read_file(path)
+
+    def read() -> Iterator[tuple[str, Tensor]]:
+        heads = {"q_proj.weight": shapes.fields["heads"], "k_proj.weight": shapes.fields["kv_heads"]}
+        for name, tensor in tensors.items():
+            values = finite(gguf_file.read_tensor(tensor), f"{path}: tensor {tensor.name}")
+            halves = 0 if shapes.fields["qk_norm"] or shapes.fields["qkv_bias"] else heads.get(name.rpartition(".mixers.F.")[2], 0)
+            yield name, gguf_file.unpermuted(values, halves) if halves else values
+
+    return shapes, read
+
+
+def gguf_file_names(name: str) -> str:
+    from supernet import gguf_file
+
+    return gguf_file.their_name(name)
+
+
+def _local(path: str) -> Path:
+    """The folder of a teacher: as it is, or what the hub or its cache gives for a name. Raises ValueError."""
+    if Path(path).is_dir():
+        return Path(path)
+    trouble = _hub_trouble(path)
     try:
-        config = AutoConfig.from_pretrained(path, **where)
-        refused = _refused(config)
-        if not refused:
-            kind = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
-            model, report = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **where, **quantization)
-    except Exception as error:  # whatever transformers, tokenizers, gguf and safetensors raise on a file that is not what it should be
-        reason = hub_trouble or (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"teacher {path!r} can't be loaded ({reason}): download it (hf download NAME --local-dir DIR) "
-                         "or set teacher.path to a local folder that holds it") from None  # fmt: skip
-    if refused:
-        raise ValueError(f"teacher {path!r} has {refused}, which the supernet does not compute: choose a teacher without it")
-    if absent := sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"]):
-        raise ValueError(f"teacher {path!r} lacks {len(absent)} tensors, {absent[0]} first: download it again")
-    return model.eval()
+        from huggingface_hub import snapshot_download
+
+        skipped = ["consolidated*", "original/*", "onnx/*"]
+        return Path(snapshot_download(path, allow_patterns=OF_A_MODEL, ignore_patterns=skipped, local_files_only=bool(trouble)))
+    except Exception as error:  # of several HTTP libraries, by version
+        reason = trouble or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"teacher {path!r} can't be loaded ({reason}): {REMEDY}") from None
 
 
 def _hub_trouble(path: str) -> str:
-    """Why the hub does not give this model, in one line, or "". Asked once: from_pretrained would try for half a minute."""
-    from huggingface_hub import HfApi
-
+    """Why the hub does not give this model, in one line, or "". Asked once: a download would try for half a minute."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise ValueError("a teacher from the hub needs transformers: pip install .[llm]") from None
     try:
         HfApi().model_info(path, timeout=10)
     except Exception as error:  # of several HTTP libraries, by version
@@ -128,33 +142,21 @@ def _hub_trouble(path: str) -> str:
     return ""
 
 
-def _refused(config: "PretrainedConfig") -> str:
-    """The first thing in a Hugging Face config that Supernet would compute differently, or ""."""
-    text = config.get_text_config()
-    rope, layers = getattr(text, "rope_parameters", None) or {}, getattr(text, "layer_types", None) or []
-    checked: list[tuple[str, Any, tuple]] = [
-        ("model_type", config.model_type, FAMILIES if text is config else WRAPPERS),
-        ("model_type", text.model_type, FAMILIES),
-        ("rope_type", rope.get("rope_type", "default"), ("default",)),
-        *((f"rope_parameters.{key}", value, (None,)) for key, value in rope.items() if key not in ROPE),
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
-        ("quantization_config", getattr(config, "quantization_config", None), (None,)),
-        *((key, getattr(text, key, fine[0]), fine) for key, fine in NEUTRAL.items()),
-        *(("layer_types", kind, ("full_attention",)) for kind in layers),
-    ]
-    for part, value, fine in checked:
-        if value not in fine:
-            return f"{part} = {value!r} (not {' or '.join(map(repr, fine))})"
-    return ""
-
-
-def _our_name(name: str) -> str:
-    """Our name of a tensor of the text model, alone or wrapped; another name stays, and is refused."""
-    name = name.replace("model.language_model.", "model.", 1)
-    for pattern, ours in NAMES.items():
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, ours, name)
-    return name
+def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype, longest: int = 0) -> "PreTrainedModel":
+    """The same model run by transformers, which samples with a cache, in evaluation mode: its weights are those of ``from_hugging_face``,
+    so what transformers does not read of a GGUF counts here too. Raises ValueError as that does."""
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("traces of a Hugging Face or GGUF teacher need transformers: pip install .[llm]") from None
+    ours = from_hugging_face(path, gguf_file, window=1, dtype=dtype, longest=longest)
+    raw = hugging_face.write_config(ours.config, str(dtype).removeprefix("torch."), {})
+    config = transformers.AutoConfig.for_model(raw["model_type"], **{key: its for key, its in raw.items() if key != "model_type"})
+    tensors = {
+        hugging_face.their_name(name): its for name, its in ours.state_dict().items() if name != "head.weight" or not ours.config.tied
+    }
+    kind = getattr(transformers, raw["architectures"][0])
+    return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype).eval()
 
 
 def save_teacher(model: Supernet, folder: Path, source: str, shard_bytes: int = SHARD_BYTES) -> None:

@@ -31,7 +31,7 @@ class FullAttention(nn.Module):
         q, k, v = (p(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, c.rope_theta, start), rotate(k, c.rope_theta, start), v
+        return rotate(q, c.rope, start), rotate(k, c.rope, start), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """A whole sequence: q [B, H, T, d], k and v [B, kv_heads, T, d] -> [B, H, T, d]."""

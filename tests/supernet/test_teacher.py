@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from supernet.checkpoint import load, save
 from supernet.decoder import Supernet
 from supernet.initialise import initialise
 from supernet.teacher import from_hugging_face, hugging_face_model, load_teacher, save_teacher, smollm2_gguf
@@ -47,6 +48,12 @@ def write(folder, family, wrapper="", **changes):
     return str(folder)
 
 
+def theirs(path, wrapped=False, **options):
+    """The model as transformers alone reads it."""
+    kind = transformers.AutoModelForImageTextToText if wrapped else transformers.AutoModelForCausalLM
+    return kind.from_pretrained(path, dtype=torch.float32, **options).eval()
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     "family, changes",
@@ -66,8 +73,10 @@ def test_logits_equal_transformers_before_and_after_our_folder(tmp_path, family,
     assert ours.config.qk_norm == (family == "qwen3") and ours.config.head_dim == changes.get("head_dim", 8)
     tokens = torch.randint(59, (2, 40), generator=torch.Generator().manual_seed(1))  # below the image token
     with torch.no_grad():
-        expected, logits = hugging_face_model(path, "", torch.float32)(tokens).logits, ours(tokens, "FF")
+        expected, logits = theirs(path, "wrapper" in changes)(tokens).logits, ours(tokens, "FF")
+        sampled = hugging_face_model(path, "", torch.float32)(tokens).logits
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampled, expected, atol=1e-4, rtol=0)
     assert expected.abs().max() > 1  # the tolerance means something
 
     save_teacher(ours, tmp_path / "teacher", "a test")
@@ -96,7 +105,7 @@ def test_load_teacher_in_bfloat16(tmp_path):
 @pytest.mark.parametrize(
     "family, changes, named",
     [
-        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "rope_type = 'linear'"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "rope_type = 'yarn'"),
         ("llama", {"attention_bias": True}, "attention_bias = True"),
         ("llama", {"mlp_bias": True}, "mlp_bias = True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
@@ -112,12 +121,42 @@ def test_what_the_supernet_does_not_compute_is_refused_by_name(tmp_path, family,
     refused(named, lambda: from_hugging_face(write(tmp_path, family, **changes), "", WINDOW))
 
 
+OTHER_ROPE = ("dynamic", "yarn", "longrope", "su", "mrope")
 ROPE = {
-    "linear": {"factor": 2.0},
-    "dynamic": {"factor": 2.0},
-    "yarn": {"factor": 2.0, "original_max_position_embeddings": 64},
-    "llama3": {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    "linear": {"factor": 4.0},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+    "llama3 of other bounds": {"factor": 3.0, "low_freq_factor": 0.5, "high_freq_factor": 6.0, "original_max_position_embeddings": 50},
 }
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("name", ROPE)
+def test_scaled_rotary_embeddings_equal_transformers_in_every_format(tmp_path, name, old):
+    """As configs of transformers 4 and 5 say it; through our folder and, where it has a place for it, Apriel2."""
+    rope = {"rope_type": name.split()[0], "rope_theta": 100.0, **ROPE[name]}
+    path = write(tmp_path / "hf", "llama", rope_parameters=rope, num_attention_heads=2, head_dim=32)
+    raw = json.loads((tmp_path / "hf" / "config.json").read_text())
+    if old:
+        scaling = {("type" if key == "rope_type" else key): its for key, its in rope.items() if key != "rope_theta"}
+        del raw["rope_parameters"]
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(raw | {"rope_theta": 100.0, "rope_scaling": scaling}))
+    tokens = torch.randint(61, (2, 100), generator=torch.Generator().manual_seed(1))
+    ours = from_hugging_face(path, "", WINDOW)
+    plain = Supernet(ours.config.replace(rope_type="default", rope_factor=1.0))
+    plain.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        expected, found = theirs(path)(tokens).logits, ours(tokens, "FF")
+        assert (plain(tokens, "FF") - expected).abs().max() > 0.1  # the scaling matters here
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    for format in ("native", "apriel2"):
+        if format == "apriel2" and name == "linear":
+            refused("rope_type=linear", lambda: save(ours, tmp_path / "apriel2", "apriel2"))
+            continue
+        save(ours, tmp_path / format, format)
+        again = load(tmp_path / format)
+        assert again.config.rope == ours.config.rope and torch.equal(again(tokens, "FF"), found)
+    save_teacher(ours, tmp_path / "teacher", "a test")
+    assert load_teacher(tmp_path / "teacher").config == ours.config
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +167,11 @@ def plain_llama(tmp_path_factory):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        *(({"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **more}}, f"rope_type = '{kind}'") for kind, more in ROPE.items()),
-        *(({"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"type": kind, **more}}, f"rope_type = '{kind}'")
-          for kind, more in ROPE.items()),  # as configs of transformers 4 say it
+        *(({"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}}, f"rope_type = '{kind}'") for kind in OTHER_ROPE),
+        *(({"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"type": kind, "factor": 2.0}}, f"rope_type = '{kind}'")
+          for kind in OTHER_ROPE),  # as configs of transformers 4 say it
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "without a number for factor"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "attention_factor": 3.0}}, "attention_factor"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}, "mrope_section"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
         ({"partial_rotary_factor": 0.25}, "partial_rotary_factor = 0.25"),
@@ -206,8 +247,14 @@ def test_a_hugging_face_teacher_that_lacks_a_tensor_is_refused_not_filled_with_n
 
 
 def test_without_transformers_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    refused("pip install .[llm]", lambda: from_hugging_face(str(tmp_path), "", WINDOW))
+    path = write(tmp_path, "llama")
+    (tmp_path / "x.gguf").touch()
+    for package in ("transformers", "gguf", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert from_hugging_face(path, "", WINDOW).config.layers == 2  # weights alone need none of them
+    refused("pip install .[llm]", lambda: hugging_face_model(path, "", torch.float32))
+    refused("pip install .[llm]", lambda: from_hugging_face(path, "x.gguf", WINDOW))
+    refused("pip install .[llm]", lambda: from_hugging_face("owner/model", "", WINDOW))
 
 
 def test_without_the_smollm2_package_the_remedy_is_named(monkeypatch):
@@ -244,7 +291,8 @@ def test_smollm2_equals_transformers():
         folder, file = smollm2_gguf()
     except ValueError as error:
         pytest.skip(str(error))
-    ours, theirs = from_hugging_face(folder, file, 128), hugging_face_model(folder, file, torch.float32)
+    ours = from_hugging_face(folder, file, 128)
+    plain = theirs(folder, gguf_file=file, quantization_config=transformers.GgufConfig(dequantize=True))
     tokens = torch.randint(ours.config.vocab, (1, 256), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(ours(tokens, "F" * 30), theirs(tokens).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(tokens, "F" * 30), plain(tokens).logits, atol=1e-4, rtol=0)
