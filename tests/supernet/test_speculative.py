@@ -89,12 +89,12 @@ def test_sampled_tokens_have_the_verifiers_joint_law_and_a_planted_error_is_seen
             drafted, accepted = drafted + d, accepted + a
         return counts, drafted, accepted
 
-    counts, drafted, accepted = draw(700)
+    counts, drafted, accepted = draw(500)
     assert 0.1 < accepted / drafted < 0.95  # both branches were taken
     assert chi_square_p(counts, law) > 1e-4
     right = speculative.judge
     monkeypatch.setattr(speculative, "judge", lambda guesses, laws, truths, stream: right(guesses, [q / 2 for q in laws], truths, stream))
-    assert chi_square_p(draw(700)[0], law) < 1e-4
+    assert chi_square_p(draw(500)[0], law) < 1e-4
 
 
 def test_acceptance_by_position():
