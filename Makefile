@@ -16,10 +16,7 @@ help:                 ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 sweep: $(SETUP)       ## the whole chain at SCALE: teacher, data, distillation, sweep, report; finished parts are skipped
-	$(PY) -m experiments.teach scale=$(SCALE) $(ARGS)
-	$(PY) -m experiments.distill scale=$(SCALE) $(ARGS)
-	$(PY) -m experiments.sweep scale=$(SCALE) $(ARGS)
-	$(PY) -m experiments.report scale=$(SCALE) $(ARGS)
+	$(PY) -m experiments.chain scale=$(SCALE) $(ARGS)
 
 grid: $(SETUP)        ## COMMAND for every cell of GRID="seed=1,2,3 distill.sampler=local,counts" by LAUNCHER=local|slurm: docs/grids.md
 	$(PY) -m experiments.$(COMMAND) -m hydra/launcher=$(LAUNCHER) scale=$(SCALE) $(GRID) $(ARGS)

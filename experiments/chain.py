@@ -1,6 +1,10 @@
-"""``python -m experiments.chain scale=...``: teacher, data, training, sweep and report of one run, one after another."""
+"""``python -m experiments.chain scale=...``: teacher, data, training, sweep and report of one run.
+
+Checkpoints are swept while training goes on.
+"""
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.config import Config, data_dir, run_dir, teacher_dir
 from experiments.runs.entry import run
+from experiments.runs.records import read_status
 from experiments.runs.stopping import Stopped, raise_if_asked
 
 POLL = 0.05  # seconds
@@ -26,14 +31,31 @@ def chain(config: Config) -> None:
     Cells that share a teacher, or a distillation that each tunes in its own way (stage=sft), make it once: the others wait for it.
     """
     overrides = list(HydraConfig.get().overrides.task)
+    if complete(config):
+        print(f"chain: complete: {run_dir(config) / 'report.md'}")
+        return
     teacher = teacher_dir(config)
     with waiting_for(teacher.with_name(f".{teacher.name}.lock")) as lock:
         if not taught(config):
             step("teach", overrides, lock)
     with waiting_for(run_dir(replace(config, stage="distill")) / ".chain.lock") as lock:
-        step("distill", [*overrides, "stage=distill"] if config.stage == "sft" else overrides, lock)
+        train([*overrides, "stage=distill"] if config.stage == "sft" else overrides, config, lock)
     for command in [*(["sft"] if config.stage == "sft" else []), "sweep", "report"]:
         step(command, overrides)
+
+
+def complete(config: Config) -> bool:
+    """Whether there is nothing to do: everything is scored that these options ask for, and the report was made after it."""
+    folder = run_dir(config)
+    ended = {part: its.get("ended") or "" for part, its in read_status(folder).items() if its.get("state") == "done"}
+    made = "report" in ended and (folder / "report.md").exists() and ended["report"] >= ended.get("sweep", "~")
+    plain = config.score == "loglik" and config.shards == 1 and config.placements not in ("proposed", "winners")
+    if not (made and plain and config.stage in ended and taught(config)):
+        return False
+    from experiments.sweeping.parts import ask  # imports torch, which takes seconds
+    from experiments.sweeping.placements import select
+
+    return not ask(config, select(config)).parts
 
 
 def taught(config: Config) -> bool:
@@ -56,21 +78,80 @@ def waiting_for(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def train(overrides: Sequence[str], config: Config, lock: IO[str]) -> None:
+    """The distillation, and beside it, on one core, the sweep of the checkpoints that it has finished: they do not wait for the last one.
+
+    What is scored is what a sweep after it would score, part by part, so the numbers are the same. A sweep that fails here is left to the
+    one that follows, which does what is missing or says why it cannot.
+    """
+    process, beside, tried = begin("distill", overrides, lock), None, []
+    apart = not can_overlap(config)
+    try:
+        while process.poll() is None:
+            raise_if_asked()
+            if beside is None or beside.poll() == 0:
+                finished = [] if apart else [step for step in ready(config) if step not in tried]
+                if finished:
+                    tried += finished
+                    beside = begin("sweep", [*overrides, f"steps=[{','.join(map(str, finished))}]"], lock, {"OMP_NUM_THREADS": "1"})
+            time.sleep(POLL)
+    except Stopped as stopped:
+        for each in (process, beside):
+            pass_on(stopped, each)
+        raise
+    if beside and beside.poll() is None:
+        beside.terminate()  # it stops between two parts; the sweep that follows has all cores for the rest
+        beside.wait()
+    end("distill", process)
+
+
+def can_overlap(config: Config) -> bool:
+    """Whether checkpoints can be swept one by one as they come, beside the training: not on its GPU."""
+    if config.stage == "sft" or config.supernet or config.stream or config.shards > 1 or config.placements in ("proposed", "winners"):
+        return False
+    import torch  # takes seconds, which the training needs as well
+
+    return not torch.cuda.is_available()
+
+
+def ready(config: Config) -> list[int]:
+    """Complete checkpoints among those that the sweep asks for."""
+    folders = sorted((run_dir(config) / "checkpoints").glob("step-??????"))
+    steps = [int(folder.name.removeprefix("step-")) for folder in folders if (folder / "meta.json").exists()]
+    return [step for step in steps if step in (config.steps or steps)]
+
+
 def step(command: str, overrides: Sequence[str], lock: IO[str] | None = None) -> None:
     """One command of the chain as a process; ends this one with its exit code if it fails. A request to stop is passed on to it.
 
     ``lock`` stays locked until the process has ended, should this one be killed before.
     """
     raise_if_asked()
-    process = subprocess.Popen([sys.executable, "-m", f"experiments.{command}", *overrides], pass_fds=[lock.fileno()] if lock else [])
+    process = begin(command, overrides, lock)
     try:
         while process.poll() is None:
             raise_if_asked()
             time.sleep(POLL)
     except Stopped as stopped:
+        pass_on(stopped, process)
+        raise
+    end(command, process)
+
+
+def begin(command: str, overrides: Sequence[str], lock: IO[str] | None, more: dict[str, str] | None = None) -> subprocess.Popen:
+    handed = [lock.fileno()] if lock else []
+    return subprocess.Popen([sys.executable, "-m", f"experiments.{command}", *overrides], pass_fds=handed, env=os.environ | (more or {}))
+
+
+def pass_on(stopped: Stopped, process: subprocess.Popen | None) -> None:
+    """Hand a request to stop on to a process and wait until it has."""
+    if process:
         process.send_signal(signal.SIGUSR2 if stopped.code == 128 + signal.SIGUSR2 else signal.SIGTERM)
         process.wait()
-        raise
+
+
+def end(command: str, process: subprocess.Popen) -> None:
+    """End this process with the exit code of one that failed."""
     if process.returncode < 0:
         print(f"error: {command} was killed by {signal.Signals(-process.returncode).name}: the same command continues", file=sys.stderr)
     if process.returncode:

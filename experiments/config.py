@@ -123,7 +123,8 @@ class Config:
     items_file: str = ""  # with supernet: evaluation items (parquet as experiments.data.items writes); empty: those of scale and data
     stream: bool = False  # sweep with one layer's weights at a time in memory, read from the checkpoint for every chunk of items
     memory_gib: float = 2.0  # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
-    workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (stream: threads of the one part); 0: one per core
+    workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (0: 2); stream: threads of the one part (0: all cores)
+    threads: int = 1  # of one operation while a teacher or a supernet is trained on a CPU, whatever the cores: sums then have one order
     dtype: str = "float32"  # of the sweep: float32 | bfloat16
     score: str = "loglik"  # of the sweep: loglik | acceptance (of the placement's tokens as drafts of all-FA; tables in RUN/acceptance)
     device: str = "auto"  # of the sweep: auto | cpu | cuda
@@ -151,7 +152,7 @@ ONE_OF = {
 
 POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.length", "data.prompt", "distill.steps", "distill.batch",
             "distill.lr", "distill.clip", "distill.first_checkpoint", "trainer.devices", "trainer.nodes",
-            "sft.steps", "sft.batch", "sft.lr", "sft.clip", "sft.first_checkpoint", "proposals", "rounds", "shards")  # fmt: skip
+            "sft.steps", "sft.batch", "sft.lr", "sft.clip", "sft.first_checkpoint", "proposals", "rounds", "shards", "threads")  # fmt: skip
 
 
 def check(config: DictConfig) -> Config:

@@ -18,6 +18,7 @@ def teach(config: Config) -> None:
     if config.items_file:
         print(f"teach: nothing to make, items are given in {config.items_file}")
         return
+    torch.set_num_threads(config.threads)
     folder = teacher_dir(config)
     if needs_teacher(config):
         if not folder.exists():

@@ -30,6 +30,9 @@ from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_
 from supernet.size import count_bytes
 from supernet.streaming import Traffic
 
+WORKERS = 2
+"""Parts that are scored at once on a CPU where ``workers`` says nothing."""
+
 REMEDY = "run python -m experiments.distill with the same options"
 
 
@@ -134,11 +137,15 @@ def score_parts(config: Config, parts: list[Part], table: Path) -> None:
     device, traffic = pick_device(config), Traffic()
     delta_rule = choose_kernels(config, model_config(config), device, config.dtype)
     weights_of = opener(config, device, traffic)
-    work, least, started = Counts(0, 0, 0, 0.0), 0, time.perf_counter()
+    work, least, started, rate = Counts(0, 0, 0, 0.0), 0, time.perf_counter(), 0.0
     bar = progress(None, table.name, total=len(parts))
     with own_threads(config, device) as pool:
         for step in sorted({part.step for part in parts}):
             weights = weights_of(step)
+            if not rate:
+                before = time.perf_counter()
+                rate = matmul_rate(weights.model)
+                started += time.perf_counter() - before
             here = [part for part in parts if part.step == step]
             for part, done in zip(here, pool.map(partial(score_part, config, table, weights), here), strict=True):
                 work, least = work + done, least + part.trie.prefixes * len(part.items)
@@ -146,14 +153,16 @@ def score_parts(config: Config, parts: list[Part], table: Path) -> None:
     bar.close()
     name = {"scores": part_name(config), "proposed": "propose", "fresh": "winners"}[table.name]
     more = {"delta_rule": delta_rule} | (streaming_work(config, parts, traffic) if config.stream else {})
-    report_work(tables_dir(config), name, weights.model, work, least, time.perf_counter() - started, more)
+    seconds = time.perf_counter() - started
+    report_work(tables_dir(config), name, (rate + matmul_rate(weights.model)) / 2, work, least, seconds, more)
 
 
 @contextmanager
 def own_threads(config: Config, device: str) -> Iterator[ThreadPoolExecutor]:
     """Threads for parts. A streamed sweep has one, which takes all cores; parts that wait are forgotten when one fails or is stopped."""
     inside = (config.workers or torch.get_num_threads()) if config.stream else 1
-    pool = ThreadPoolExecutor(workers(config, device), initializer=torch.set_num_threads, initargs=(inside,))
+    at_once = config.workers or min(workers(config, device), torch.get_num_threads())
+    pool = ThreadPoolExecutor(1 if config.stream or device == "cuda" else at_once, initializer=torch.set_num_threads, initargs=(inside,))
     try:
         yield pool
     finally:
@@ -178,9 +187,11 @@ def checkpoints(config: Config) -> list[int]:
 
 
 def workers(config: Config, device: str) -> int:
-    """Parts scored at once. On a CPU each takes one thread: small operations do not share well, and the numbers then do not depend on
-    how many cores there are."""
-    return 1 if device == "cuda" or config.stream else config.workers or torch.get_num_threads()
+    """Among how many the items are shared, each scoring its parts with one thread: small operations do not share well.
+
+    Not the number of cores: which items lie in one part decides the last digits, and those are not to depend on the machine.
+    """
+    return 1 if device == "cuda" or config.stream else config.workers or WORKERS
 
 
 def pick_device(config: Config) -> str:
@@ -301,9 +312,12 @@ def streaming_work(config: Config, parts: list[Part], traffic: Traffic) -> dict[
     }
 
 
-def report_work(folder: Path, name: str, model: Supernet, work: Counts, least: int, seconds: float, more: dict[str, object]) -> None:
-    """Say what was done against the least that could be done, how near the machine's matmul rate it came, and what was read."""
-    peak, rate = matmul_rate(model), work.flops / seconds
+def report_work(folder: Path, name: str, peak: float, work: Counts, least: int, seconds: float, more: dict[str, object]) -> None:
+    """Say what was done against the least that could be done, how near the machine's matmul rate ``peak`` it came, and what was read.
+
+    The rate is measured before and after: on a machine that others use it changes meanwhile.
+    """
+    rate = work.flops / seconds
     fields = {"layer_evaluations": work.layer_evaluations, "distinct_prefixes": least, "flops": work.flops, "seconds": round(seconds, 2),
               "flops_per_second": rate, "matmul_flops_per_second": peak}  # fmt: skip
     said = (f"{name}: {work.layer_evaluations} layer evaluations (distinct prefixes: {least}), {work.flops / 1e12:.2f} TFLOP in "

@@ -148,6 +148,7 @@ def complete(config: Config) -> bool:
 def recorded(config: Config, **fields: object) -> Iterator[None]:
     """status.json, config.yaml and manifest.json (with ``fields``) of a training: written by its first process."""
     folder, model = run_dir(config), model_config(config)
+    torch.set_num_threads(config.threads)  # recorded in the manifest with the rest of the hardware
     if not is_first(config):
         choose_kernels(config, model, device(config), dtype_name(config))
         yield
