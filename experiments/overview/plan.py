@@ -20,7 +20,7 @@ from experiments.config import (
     teacher_dir,
 )
 from experiments.data.items import read_items
-from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs
+from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
 from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
@@ -215,7 +215,7 @@ def plan_sweep(config: Config, rate: float) -> list[Line]:
     model, device = model_config(config), pick_device(config)
     items, note = asked_items(config)
     known = not config.supernet or (Path(config.supernet).is_dir() and items_path(config).is_file())
-    folder = run_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
+    folder = tables_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
     steps = [0] if config.supernet else config.steps or checkpoint_steps(stage_options(config))
     lines += [("run", str(folder))]
     if config.placements == "winners":
@@ -269,7 +269,7 @@ def sweep_memory(config: Config, model: SupernetConfig) -> str:
 
 def plan_report(config: Config, rate: float) -> list[Line]:
     known = not config.supernet or (Path(config.supernet).is_dir() and items_path(config).is_file())
-    folder = run_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
+    folder = tables_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
     steps = len(list((folder / "scores").glob("step-*")))
     return [("run", str(folder)), ("done", f"scores of {steps} checkpoints are there"),
             ("files", f"report.md, tables and figures, {size(REPORT_BYTES)}: written anew")]  # fmt: skip
