@@ -4,7 +4,7 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import distillation, engine, generation, losses, memory, optimiser, statistics, token_mixing, whole_report
+from experiments.bench import distillation, engine, generation, losses, memory, optimiser, speedups, statistics, token_mixing, whole_report
 
 BENCHMARKS = {
     "sweep": engine.run,
@@ -16,14 +16,17 @@ BENCHMARKS = {
     "generation": generation.run,
     "training": distillation.run,
     "memory": memory.run,
+    "speedups": speedups.run,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)} (default: all), or table")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     arguments = parser.parse_args()
+    if arguments.names == ["table"]:  # docs/benchmarks.md
+        return speedups.write_table()
     for name in arguments.names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")

@@ -176,3 +176,18 @@ def test_what_cannot_be_scored_is_named(model, placements, change, message):
     with pytest.raises(ValueError, match=message) as error:
         score(model, placements, [item], AMPLE)
     assert "\n" not in str(error.value)
+
+
+def test_items_are_sorted_by_length_whatever_order_they_come_in(model, monkeypatch):
+    """Chunks begin with the shortest items, and items that come unsorted are swept with those of about their length: little is padding."""
+    placements, items = list(exhaustive(3))[:5], make_items([30, 3, 29, 4, 28, 3, 30, 24])
+    lengths = [len(item.tokens) for item in items]
+    trie = build_trie(CONFIG, placements)
+    (chunk,) = plan_chunks(CONFIG, trie, items, AMPLE, torch.float32)
+    assert [lengths[i] for i in chunk] == sorted(lengths)
+    start, tiles = scoring._start, []
+    monkeypatch.setattr(scoring, "_start", lambda m, t, those: tiles.append(those) or start(m, t, those))
+    logp, _ = score_chunk(model, trie, items)
+    read = [[len(item.tokens) - 1 for item in tile] for tile in tiles]
+    assert all(max(tile) <= scoring.PADDING * min(tile) for tile in read) and sum(map(len, read)) == len(items)
+    np.testing.assert_allclose(logp, one_by_one(model, placements, items), atol=1e-4)

@@ -1,0 +1,185 @@
+"""What the fast paths of a CPU gain, old and new in one run: delta rule, KL, sweep, training step, and transformers beside our own sweep.
+
+One thread; CPU seconds of that thread, the least of several, so that other processes on the machine disturb little.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from experiments.bench.distillation import Steps, shapes
+from experiments.bench.token_mixing import delta_way
+from experiments.runs.records import cpu_name, write_text
+from supernet.config import SupernetConfig
+from supernet.decoder import Supernet
+from supernet.ops import kernels, losses
+from supernet.placement import exhaustive
+from supernet.scoring import Item, score
+
+TABLE = Path("docs/benchmarks.md")
+
+
+def run(quick: bool = False) -> pd.DataFrame:
+    """Columns: what, old, new, old s, new s, ratio. Sweeps at 135m with 4 of its 30 layers; ``quick`` takes 2, and of the step as well."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = [*delta_rule(), kl(), tiny_sweep(), *language_sweep(2 if quick else 4), training_step(2 if quick else 30)]
+    finally:
+        torch.set_num_threads(before)
+        kernels.use("torch")
+    table = pd.DataFrame(rows, columns=["what", "old", "new", "old s", "new s"])
+    return table.assign(ratio=table["old s"] / table["new s"])
+
+
+def write_table() -> None:
+    """Measure and write ``docs/benchmarks.md``, with the machine and its load."""
+    load = os.getloadavg()[0]
+    rows = [f"| {r.what} | {r.old} | {r.new} | {r[4]:.4g} | {r[5]:.4g} | {r.ratio:.2f} |" for r in run().itertuples()]
+    amx = "with" if torch.cpu._is_amx_tile_supported() else "without"
+    text = f"""# Speed
+
+Made by `python -m experiments.bench table`: old and new in one run, CPU seconds of one thread.
+{cpu_name()}, {os.cpu_count()} cores, {amx} AMX, torch {torch.__version__}; load average when it began: {load:.1f}.
+Other benchmarks (`python -m experiments.bench NAME`) print their tables: see `--help`.
+
+| what | old | new | old s | new s | ratio |
+| --- | --- | --- | --- | --- | --- |
+""" + "\n".join(rows) + "\n"  # fmt: skip
+    write_text(TABLE, text)
+    print(text)
+
+
+def least(function: Callable[[], object], repeats: int = 5) -> float:
+    """The least CPU time of this thread, of several calls after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.thread_time()
+        function()
+        times.append(time.thread_time() - start)
+    return min(times[1:])
+
+
+def delta_rule() -> Iterator[tuple]:
+    """Forward without gradient, and backward alone, of both decays, at the shapes that a sweep calls."""
+    for scale, dim, batch, tokens, heads in (("tiny", 32, 32, 63, 2), ("135m", 64, 8, 255, 9)):
+        for name, channels in (("KDA", dim), ("GDN", 1)):
+            random = torch.Generator().manual_seed(0)
+            q, k, v = (torch.randn(batch, tokens, heads, dim, generator=random) for _ in range(3))
+            g = -0.1 * torch.rand(batch, tokens, heads, channels, generator=random)
+            beta = torch.rand(batch, tokens, heads, generator=random)
+            inputs = [nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1), v, g, beta]
+            times = [[forward_and_backward(delta_way(way), inputs)] for way in ("torch", "numba")]
+            for i, part in enumerate(("forward", "backward")):
+                yield f"delta rule, {name}, {scale}, {part}", "torch, chunked", "numba", *(t[0][i] for t in times)
+
+
+def forward_and_backward(way: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[float, float]:
+    with torch.inference_mode():
+        forward = least(lambda: way(*inputs))
+    leaves = [x.requires_grad_() for x in inputs]
+    backward = []
+    for _ in range(6):
+        o = way(*leaves)
+        start = time.thread_time()
+        torch.autograd.grad(o.sum(), leaves)
+        backward.append(time.thread_time() - start)
+    return forward, min(backward[1:])
+
+
+@contextmanager
+def recomputed_kl() -> Iterator[None]:
+    """The KL as it was: autograd, chunks computed again in the backward pass."""
+    kept, losses.frozen = losses.frozen, lambda *_: False
+    try:
+        yield
+    finally:
+        losses.frozen = kept
+
+
+def kl() -> tuple:
+    c, random = shapes("135m"), torch.Generator().manual_seed(0)
+    head = nn.Linear(c.hidden, c.vocab, bias=False).to(torch.bfloat16).requires_grad_(False)
+    student, teacher = (torch.randn(1, 768, c.hidden, generator=random) for _ in range(2))
+    mask = torch.ones(1, 768, dtype=torch.bool)
+    student.requires_grad_()
+
+    def both() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            total = sum(losses.kl_losses(student, teacher, head, head, mask))
+        torch.autograd.grad(total, student)
+
+    with recomputed_kl():
+        old = least(both, 2)
+    return "KL both ways with gradient, 135m, 768 tokens, bf16", "recomputed chunks", "one pass by blocks", old, least(both, 2)
+
+
+def model_of(config: SupernetConfig, dtype: torch.dtype) -> Supernet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Supernet(config).eval().cast(dtype)
+
+
+def items_of(count: int, tokens: int, prompt: int, vocab: int) -> list[Item]:
+    rng = np.random.default_rng(0)
+    return [Item(f"item-{i}", "random", torch.from_numpy(rng.integers(vocab, size=tokens)), prompt) for i in range(count)]
+
+
+def scoring_seconds(way: str, *arguments: object) -> float:
+    kernels.use(way)
+    return least(lambda: score(*arguments, 1 << 30), 1)
+
+
+def tiny_sweep() -> tuple:
+    config = shapes("tiny")
+    arguments = model_of(config, torch.float32), list(exhaustive(config.layers)), items_of(8, 64, 32, config.vocab)
+    return "sweep, tiny, all placements", "torch", "numba", *(scoring_seconds(way, *arguments) for way in ("torch", "numba"))
+
+
+def language_sweep(layers: int) -> Iterator[tuple]:
+    """At 135m in bf16: three random placements and all-FA; then all-FA alone beside transformers' own forward pass and log-softmax."""
+    config = shapes("135m").replace(layers=layers)
+    model, items = model_of(config, torch.bfloat16), items_of(4, 256, 128, config.vocab)
+    rng = np.random.default_rng(0)
+    placements = ["F" * layers, *("".join(rng.choice(list(config.mixers), layers)) for _ in range(3))]
+    at = f"135m, bf16, {layers} layers"
+    yield f"sweep, {at}, 4 placements", "torch", "numba", *(scoring_seconds(way, model, placements, items) for way in ("torch", "numba"))
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    peer = LlamaForCausalLM(LlamaConfig(
+        vocab_size=config.vocab, hidden_size=config.hidden, intermediate_size=config.ffn, num_hidden_layers=layers,
+        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_dim,
+    )).to(torch.bfloat16).eval()  # fmt: skip
+    tokens, targets = torch.stack([i.tokens[:-1] for i in items]), torch.stack([i.tokens[128:] for i in items])
+
+    @torch.inference_mode()
+    def theirs() -> Tensor:
+        logits = peer(tokens, logits_to_keep=targets.shape[1], use_cache=False).logits
+        return nn.functional.cross_entropy(logits.float().mT, targets, reduction="none").sum(1)
+
+    yield (
+        f"score of all-FA, {at}, 4 items",
+        "transformers",
+        "our sweep",
+        least(theirs, 1),
+        scoring_seconds("numba", model, placements[:1], items),
+    )
+
+
+def training_step(layers: int) -> tuple:
+    """Teacher, student of mixed layers, three losses, backward, AdamW: 3 sequences of 256 tokens, bf16, as ``scale=135m`` trains."""
+    steps = Steps(shapes("135m").replace(layers=layers), 3, 256, "cpu")
+    kernels.use("torch")
+    with recomputed_kl():
+        old = least(partial(steps.step), 1)
+    kernels.use("numba")
+    steps.done = 0
+    return f"distillation step, 135m, {layers} layers", "torch, recomputed KL", "numba, blocked KL", old, least(partial(steps.step), 1)
