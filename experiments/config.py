@@ -29,20 +29,26 @@ class TeacherConfig:
     seed: int = 0
 
 
+_TYPES = {f.name: f.type if isinstance(f.type, type) else str for f in dataclasses.fields(SupernetConfig)}  # a Literal is a str
+ModelOptions = dataclasses.make_dataclass("ModelOptions", [(name, its | None, field(default=None)) for name, its in _TYPES.items()])
+"""Fields of SupernetConfig that were given; None: as the teacher has it."""
+
+
 @dataclass
 class DataConfig:
     kind: str = "synthetic"  # synthetic | reasoning (reasoning-gym) | prompts (data.path): prompts with the teacher's own traces
+    # | text (data.path): documents cut into sequences
     tasks: list[str] = field(default_factory=list)  # reasoning: generator names; prompts: values of the column data.task, empty: all
-    path: str = ""  # prompts: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set
+    path: str = ""  # prompts, text: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set; text: or a .txt file
     subset: str = ""  # prompts: configuration of the Hugging Face data set, where it has several
     part: str = "train"  # prompts: part of the Hugging Face data set
-    column: str = "prompt"  # prompts: the column that holds the prompt
+    column: str = "prompt"  # prompts, text: the column that holds the prompt or the document (text: "text" where this is left alone)
     answer: str = ""  # prompts: a column of answers to use in place of the teacher's traces
     task: str = ""  # prompts: a column that names the task of a prompt; empty: all are one task
     train: int = 4096  # training sequences
     items: int = 128  # evaluation items
     length: int = 96  # tokens, prompt and trace together, at most
-    prompt: int = 48  # tokens of the prompt, at most
+    prompt: int = 48  # tokens of the prompt, at most; text: of the part of a sequence that is not scored
     seed: int = 0
 
 
@@ -101,7 +107,8 @@ class TrainerConfig:
 class Config:
     scale: str = MISSING  # the scale group's name
     seed: int = 0  # of placements and data order; the teacher and the data have their own
-    model: dict[str, Any] = field(default_factory=dict)  # fields of SupernetConfig
+    model: Any = field(default_factory=ModelOptions)  # fields of SupernetConfig; what is left out is as the teacher's folder says
+    shapes: dict[str, Any] = field(default_factory=dict)  # of the scale's own teacher, for as long as teacher.path is no local folder
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -137,7 +144,7 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 ONE_OF = {
     "teacher.source": ("trained", "huggingface", "smollm2"),
-    "data.kind": ("synthetic", "reasoning", "prompts"),
+    "data.kind": ("synthetic", "reasoning", "prompts", "text"),
     "distill.sampler": ("local", "counts", "targeted", "hybrid"),
     "distill.activation": ("relative", "l2"),
     "distill.precision": ("32-true", "bf16-mixed"),
@@ -167,6 +174,7 @@ def check(config: DictConfig) -> Config:
         if not value > 0:
             raise ValueError(f"{key} is {value}: give a positive number")
     typed: Config = OmegaConf.to_object(config)
+    typed.model = with_shapes(typed)
     if typed.memory_gib < 0:
         raise ValueError(f"memory_gib is {typed.memory_gib}: give a positive number, or 0 for a share of what is free")
     if not 0 <= typed.shard < typed.shards:
@@ -180,8 +188,14 @@ def check(config: DictConfig) -> Config:
         raise ValueError(f"items_file={typed.items_file} is for supernet=FOLDER: a run is scored on its own data's items")
     if not 0 <= typed.test_share <= 0.5:
         raise ValueError(f"test_share is {typed.test_share}: give 0 to 0.5, the rest is learned from")
-    if typed.data.kind == "prompts" and not typed.data.path:
-        raise ValueError("data.kind=prompts needs data.path: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set")
+    if typed.data.kind in ("prompts", "text") and not typed.data.path:
+        more = ", .txt" if typed.data.kind == "text" else ""
+        raise ValueError(f"data.kind={typed.data.kind} needs data.path: a .parquet, .jsonl{more} or .csv file, or the name of a Hugging "
+                         "Face data set")  # fmt: skip
+    if typed.teacher.source != "huggingface" and (typed.teacher.path or typed.teacher.gguf):
+        option = "path" if typed.teacher.path else "gguf"
+        raise ValueError(f"teacher.{option}={getattr(typed.teacher, option)} is not used with teacher.source={typed.teacher.source}: "
+                         "add teacher.source=huggingface, or leave it out")  # fmt: skip
     if typed.data.prompt >= typed.data.length:
         raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower it")
     if typed.distill.checkpoints < 2:
@@ -196,6 +210,9 @@ def check(config: DictConfig) -> Config:
     if (batch := stage_options(typed).batch) % devices:
         raise ValueError(f"{typed.stage}.batch={batch} does not divide among {devices} devices: give a multiple of {devices}")
     model = model_config(typed)
+    if not typed.supernet and "S" in model.mixers and model.window >= typed.data.length:
+        raise ValueError(f"model.window={model.window} is no shorter than data.length={typed.data.length}, so that S would be F in every "
+                         f"sequence: set model.window below it (say {max(1, typed.data.length // 4)}) or raise data.length")  # fmt: skip
     unknown = sorted(set(typed.distill.train_mixers) - set(model.mixers))
     if unknown or not typed.distill.train_mixers:
         raise ValueError(f"distill.train_mixers is {typed.distill.train_mixers!r}: choose letters of model.mixers={model.mixers!r}")
@@ -210,16 +227,37 @@ def stage_options(config: Config) -> DistillConfig | SftConfig:
     return config.sft if config.stage == "sft" else config.distill
 
 
+def with_shapes(config: Config) -> dict[str, Any]:
+    """``config.model`` with what it leaves out: the shapes of the teacher's local folder, else ``config.shapes``; and a window.
+
+    Raises ValueError where a given value is not the teacher's: both are named.
+    """
+    given = config.model if isinstance(config.model, dict) else vars(config.model)
+    given = {name: value for name, value in given.items() if value is not None}
+    teacher, folder = config.teacher, Path(config.teacher.path)
+    local = teacher.source == "huggingface" and folder.is_dir() and not config.supernet
+    if local:
+        from supernet.teacher import check_reach, open_teacher  # torch, which other teachers do without here
+
+        own = {f.name: f.default for f in dataclasses.fields(SupernetConfig)}
+        found = open_teacher(teacher.path, teacher.gguf)[0]
+        check_reach(found, config.data.length, teacher.path)
+        theirs = found.fields
+        if wrong := [f"model.{k}={v} (teacher: {theirs[k]})" for k, v in given.items() if k in theirs and theirs[k] != v]:
+            raise ValueError(f"{', '.join(wrong)}: the teacher in {folder} has other shapes: leave them out (scale=0.5b has none)")
+        shapes = {name: value for name, value in theirs.items() if value != own[name]}
+    else:
+        shapes = config.shapes
+    window = {} if "window" in given or not (shapes or given) else {"window": max(1, config.data.length // 4)}
+    return shapes | window | given
+
+
 def model_config(config: Config) -> SupernetConfig:
-    """The model's shapes; unknown keys are named."""
-    known = [f.name for f in dataclasses.fields(SupernetConfig)]
-    unknown = sorted(set(config.model) - set(known))
-    if unknown:
-        raise ValueError(f"model has unknown key {', '.join(unknown)}: choose from {', '.join(known)}")
+    """The model's shapes. Raises ValueError naming what is missing or does not fit."""
     try:
         return SupernetConfig(**config.model)
     except TypeError as error:
-        raise ValueError(f"model: {error}: see supernet/config.py") from None
+        raise ValueError(f"model: {error}: see supernet/config.py, or give a teacher's folder, which tells its shapes") from None
 
 
 def not_default(value: Any) -> Any:
@@ -289,7 +327,7 @@ def data_dir(config: Config) -> Path:
 def data_content(config: Config) -> tuple[str, ...]:
     """The sha256 of the file that prompts come from, where they do: another content under the same name is other data."""
     path = Path(config.data.path)
-    return (sha256_of(path),) if config.data.kind == "prompts" and path.is_file() else ()
+    return (sha256_of(path),) if config.data.kind in ("prompts", "text") and path.is_file() else ()
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from experiments.runs.entry import run
 from experiments.sweeping.parts import pick_device
 from supernet.decoder import Supernet
 from supernet.scoring import Item
-from supernet.teacher import from_hugging_face, load_teacher, save_teacher, smollm2_gguf
+from supernet.teacher import from_hugging_face, load_teacher, open_teacher, save_teacher, smollm2_gguf
 
 
 def teach(config: Config) -> None:
@@ -47,7 +47,10 @@ def make_teacher(config: Config) -> Supernet:
     model = model_config(config)
     if config.teacher.source == "trained":
         return train_teacher(model, config.teacher, config.data)
-    teacher = from_hugging_face(*hugging_face_location(config), window=model.window)
+    place, longest = hugging_face_location(config), config.data.length
+    teacher = from_hugging_face(*place, window=model.window, longest=longest)
+    if window := open_teacher(*place)[0].sliding_window:
+        print(f"teacher: its sliding_window of {window} tokens is left out: no sequence has more than data.length={longest}")
     its = vars(teacher.config)
     own = ("gdn_", "kda_", "delta_", "conv_")  # shapes of mixers that a teacher has not
     asked = {k: v for k, v in vars(model.replace(mixers="F")).items() if not k.startswith(own)}

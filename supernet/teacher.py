@@ -47,10 +47,7 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
     Supernet would compute differently.
     """
     shapes, tensors = open_teacher(path, gguf_file)
-    if shapes.sliding_window is not None and not 0 < longest <= shapes.sliding_window:
-        asked = f"sequences have up to {longest} tokens" if longest else "the length of the sequences is not known here"
-        raise ValueError(f"teacher {path!r} has sliding_window = {shapes.sliding_window}, which the supernet does not compute, "
-                         f"and {asked}: set data.length to {shapes.sliding_window} or less, or choose a teacher without it")  # fmt: skip
+    check_reach(shapes, longest, path)
     config = SupernetConfig(**shapes.fields, window=window, mixers="F")
     weights = {name: tensor.to(dtype) for name, tensor in tensors()}
     if config.tied and (head := weights.pop("head.weight", None)) is not None and not torch.equal(head, weights["embed.weight"]):
@@ -59,6 +56,14 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
         )
     check_tensors(config, weights, f"teacher {path!r}", gguf_file_names if gguf_file else hugging_face.their_name)
     return assemble(config, weights).requires_grad_(False)
+
+
+def check_reach(shapes: Shapes, longest: int, path: str) -> None:
+    """Raises ValueError where sequences of ``longest`` tokens (0: not known) would reach past a sliding window that the teacher has."""
+    if shapes.sliding_window is not None and not 0 < longest <= shapes.sliding_window:
+        asked = f"sequences have up to {longest} tokens" if longest else "the length of the sequences is not known here"
+        raise ValueError(f"teacher {path!r} has sliding_window = {shapes.sliding_window}, which the supernet does not compute, "
+                         f"and {asked}: set data.length to {shapes.sliding_window} or less, or choose a teacher without it")  # fmt: skip
 
 
 def open_teacher(path: str, gguf_file: str) -> tuple[Shapes, Callable[[], Iterator[tuple[str, Tensor]]]]:

@@ -56,7 +56,7 @@ def make_items(
             for task in tasks
         }
         return in_turn(taken)
-    model = hugging_face_model(model_path, gguf_file, dtype).to(device)
+    model = hugging_face_model(model_path, gguf_file, dtype, data.length).to(device)
     return answered(model, tokenizer.eos_token_id, streams, wanted, data.length, data.seed, split, batch, progress)
 
 

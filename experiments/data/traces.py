@@ -44,7 +44,7 @@ def make_items(
     """
     wanted = shares(tasks, count, prompt_tokens, length, split)
     datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
-    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype).to(device), load_tokenizer(model_path, gguf_file)
+    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype, length).to(device), load_tokenizer(model_path, gguf_file)
     streams = {task: prompts(task, questions(datasets[task]), prompt_tokens, split, tokenizer) for task in tasks}
     return answered(model, tokenizer.eos_token_id, streams, wanted, length, seed, split, batch, progress)
 
