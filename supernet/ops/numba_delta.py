@@ -213,6 +213,7 @@ def _backward_heads(q, k, a, beta, rest, states, d_o, d_q, d_k, d_v, d_g, d_beta
     for n in range(first, last):
         b, h = n // H, n % H
         E = d_state[b, h]  # in: the gradient of the final state; out: of the first
+        u[:] = 0  # read before it is written, times 0: what memory held there may be NaN
         for chunk in range((T - 1) // KEEP, -1, -1):
             start, stop = chunk * KEEP, min(T, (chunk + 1) * KEEP)
             for t in range(start, stop):  # the decayed states of the chunk again

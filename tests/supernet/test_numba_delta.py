@@ -129,3 +129,12 @@ def test_the_self_test_passes_far_within_its_tolerance_and_the_dispatch_takes_it
     kernels.use("numba")
     inputs = case(5, 30, True, 0.5)[:5]
     assert torch.equal(kernels.delta_rule(*inputs), delta_rule_numba(*inputs)[0])
+
+
+def test_what_memory_held_before_does_not_reach_the_gradients(monkeypatch):
+    inputs = [x.requires_grad_() for x in case(0, 20, True, 0.1)]
+    expected = torch.autograd.grad(delta_rule_numba(*inputs)[0].square().sum(), inputs)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(float("nan")))
+    found = torch.autograd.grad(delta_rule_numba(*inputs)[0].square().sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
