@@ -19,10 +19,22 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.config import Config, data_dir, run_dir, teacher_dir
 from experiments.runs.entry import run
-from experiments.runs.records import read_status
+from experiments.runs.records import read_status, status
+from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped, raise_if_asked
 
 POLL = 0.05  # seconds
+
+
+class Failed(SystemExit):
+    """A command of the chain ended with an exit code that is not 0, which becomes the chain's."""
+
+    def __init__(self, command: str, code: int):
+        super().__init__(code)
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"{self.command} ended with exit code {self.code}"
 
 
 def chain(config: Config) -> None:
@@ -34,11 +46,17 @@ def chain(config: Config) -> None:
     if complete(config):
         print(f"chain: complete: {run_dir(config) / 'report.md'}")
         return
+    with status(run_dir(config), "chain", shared=True):  # so that what it has not begun is known to be wanted
+        all_steps(config, overrides)
+
+
+def all_steps(config: Config, overrides: list[str]) -> None:
+    """What is missing, one command after another."""
     teacher = teacher_dir(config)
     with waiting_for(teacher.with_name(f".{teacher.name}.lock")) as lock:
         if not taught(config):
             step("teach", overrides, lock)
-    with waiting_for(run_dir(replace(config, stage="distill")) / ".chain.lock") as lock:
+    with waiting_for(run_dir(replace(config, stage="distill")) / ".distilled.lock") as lock:
         train([*overrides, "stage=distill"] if config.stage == "sft" else overrides, config, lock)
     for command in [*(["sft"] if config.stage == "sft" else []), "sweep", "report"]:
         step(command, overrides)
@@ -116,8 +134,7 @@ def can_overlap(config: Config) -> bool:
 
 def ready(config: Config) -> list[int]:
     """Complete checkpoints among those that the sweep asks for."""
-    folders = sorted((run_dir(config) / "checkpoints").glob("step-??????"))
-    steps = [int(folder.name.removeprefix("step-")) for folder in folders if (folder / "meta.json").exists()]
+    steps = list(whole_checkpoints(run_dir(config)))
     return [step for step in steps if step in (config.steps or steps)]
 
 
@@ -155,7 +172,7 @@ def end(command: str, process: subprocess.Popen) -> None:
     if process.returncode < 0:
         print(f"error: {command} was killed by {signal.Signals(-process.returncode).name}: the same command continues", file=sys.stderr)
     if process.returncode:
-        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
+        raise Failed(command, process.returncode if process.returncode > 0 else 128 - process.returncode)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from experiments.runs.kernels import first_that_works
 from experiments.runs.records import read_status
+from experiments.runs.steps import whole_checkpoints
 from supernet import checkpoint
 from supernet.decoder import Supernet
 from supernet.generate import stream
@@ -115,8 +116,8 @@ def find(where: Path, step: int | None) -> Source:
         runs = sorted(filter(is_run, where.iterdir()))
         if not runs:
             raise ValueError(f"{where} is neither a run (no config.yaml) nor a checkpoint (no config.json)")
-        where = max(runs, key=lambda run: (bool(steps_of(run)), (run / "presets.yaml").is_file()))
-    found = steps_of(where)
+        where = max(runs, key=lambda run: (bool(whole_checkpoints(run)), (run / "presets.yaml").is_file()))
+    found = whole_checkpoints(where)
     if not found:
         raise ValueError(f"{where} has its tables but no weights (checkpoints are not committed): {remedy(where)}")
     if step is not None and step not in found:
@@ -126,12 +127,6 @@ def find(where: Path, step: int | None) -> Source:
 
 def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
-
-
-def steps_of(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run by their step, in order."""
-    folders = [meta.parent for meta in (run / "checkpoints").glob("step-*/meta.json")]
-    return dict(sorted((int(folder.name.removeprefix("step-")), folder) for folder in folders))
 
 
 def remedy(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from experiments.overview.state import BAD, Line, lines_of, read_config
 from experiments.runs.entry import CONF, fail, one_line
 from experiments.runs.records import read_json, read_status
 
+WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra reads as something else
 MODULE = {"propose": "sweep", "winners": "sweep"}
 
 
@@ -109,7 +111,10 @@ def commands_for(path: Path, grids: list[dict[str, Any]], lines: list[Line]) -> 
     unfinished = {(line.folder, line.part) for line in lines if line.state in BAD}
     chains = []
     for grid in grids:
-        cells = [(path.resolve() / cell["run"], parts_of(grid["command"], composed(cell["overrides"]))) for cell in grid["cells"]]
+        cells = [
+            (path.resolve() / cell["run"], (*parts_of(grid["command"], composed(cell["overrides"])), grid["command"]))
+            for cell in grid["cells"]
+        ]
         here = unfinished & {(folder, part.partition("-")[0]) for folder, parts in cells for part in parts}
         if here:
             chains.append([again(path, grid)])
@@ -135,6 +140,8 @@ def run_commands(folder: Path, parts: list[str]) -> list[list[str]]:
     except ValueError:
         entries = {}
     typed = {part: shlex.split(its["command"])[3:] for part, its in entries.items() if its.get("command")}
+    if "chain" in parts and "chain" in typed:
+        parts = ["chain"]  # does all the rest
     chosen: dict[str, list[str]] = {}
     for part in parts:
         given = [o for name, o in typed.items() if name.partition("-")[0] == part]
@@ -167,8 +174,16 @@ def flat(config: Config) -> dict[str, Any]:
 
 def literal(value: Any) -> str:
     """A value as Hydra's command line reads it."""
-    plain = isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum()
-    return value if plain else json.dumps(value)
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and value.lower() not in WORDS else quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(literal, value))}]"
+    return json.dumps(value)
+
+
+def quoted(text: str) -> str:
+    """Between quotes, in which Hydra reads everything as it is but a quote and the backslashes before it."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
 
 
 def placed(overrides: list[str], results: Path) -> list[str]:
@@ -177,7 +192,7 @@ def placed(overrides: list[str], results: Path) -> list[str]:
     if relative.is_relative_to(Path.cwd()):
         relative = relative.relative_to(Path.cwd())
     kept = [o for o in overrides if not o.startswith("results=")]
-    return kept if relative == Path("results") else [*kept, f"results={relative}"]
+    return kept if relative == Path("results") else [*kept, f"results={literal(str(relative))}"]
 
 
 def submit(commands: list[list[list[str]]]) -> int:

@@ -17,7 +17,7 @@ from experiments.runs.records import is_held, read_json, read_status
 from experiments.sweeping.placements import select
 from experiments.training.strategy import checkpoint_steps
 
-ORDER = ("teach", "distill", "sft", "sweep", "propose", "winners", "report")
+ORDER = ("chain", "teach", "distill", "sft", "sweep", "propose", "winners", "report")
 BAD = ("failed", "stopped", "incomplete", "missing")
 REMEDY = {"distill": "run python -m experiments.distill again", "sft": "run python -m experiments.sft again"}
 
@@ -53,11 +53,18 @@ def lines_of(folder: Path, asked: set[str], config: Config | None = None, sweeps
         entries, broken = {}, str(error)
     else:
         broken = ""
+    chain = state_of(folder, "chain", entries["chain"])[0] if "chain" in entries else "done"
+    if chain in BAD and config and not config.supernet:  # it has not begun all that it was to do
+        sweep_parts = {"proposed": {"propose", "winners"}, "winners": {"winners"}}.get(config.placements, {"sweep"})
+        asked = {*asked, config.stage, *sweep_parts, "report"}
     sweep = sweep_line(folder, entries, asked, config, sweeps)
     parts = {part for part in {*entries, *asked} if not part.startswith("sweep")}
     if config and not config.supernet and (folder / "config.yaml").exists():
         parts.add(config.stage)
     found = [part_line(folder, part, entries, config, sweep) for part in parts]
+    others = [line for line in [*found, *([sweep] if sweep else [])] if line.part != "chain"]
+    if chain == "done" or (chain in BAD and others and all(line.state == "done" for line in others)):
+        found = [line for line in found if line.part != "chain"]  # its parts say it
     if broken and not (sweep and sweep.state == "done"):
         found.append(Line(folder, "status.json", "failed", 0, 0, 0, broken))
     return sorted([*found, *([sweep] if sweep else [])], key=lambda line: ORDER.index(line.part) if line.part in ORDER else len(ORDER))

@@ -21,7 +21,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments.config import Config
-from experiments.runs.stopping import Stopped
 
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "numba", "triton", "fla-core")
 
@@ -98,15 +97,16 @@ def is_held(folder: Path, part: str) -> bool:
 
 
 @contextmanager
-def status(folder: Path, part: str, **fields: object) -> Iterator[None]:
+def status(folder: Path, part: str, shared: bool = False, **fields: object) -> Iterator[None]:
     """Keep ``status.json`` true while one part of a run (distill, sweep) is written by this process alone.
 
     The file holds one entry per part: state (running, done or failed), attempt, started, ended, error, traceback, command, host, pid, job
     and restarts (of the scheduler; None and 0 where there is none), and ``fields``. A part that is ``running`` and whose lock nobody holds
-    was killed. Shards, parts such as sweep-0of4, run side by side, but not beside the whole of what they share.
+    was killed. Shards, parts such as sweep-0of4, run side by side, but not beside the whole of what they share; ``shared`` parts run beside
+    themselves.
     """
     whole, _, shard = part.partition("-")
-    with exclusive(folder, whole, shared=bool(shard)), exclusive(folder, part) if shard else nullcontext():
+    with exclusive(folder, whole, shared=shared or bool(shard)), exclusive(folder, part) if shard else nullcontext():
         with status_file(folder) as content:
             before = content.get(part, {})
             begun = {"state": "running", "attempt": before.get("attempt", 0) + 1, "started": now(), "ended": None}
@@ -173,7 +173,7 @@ def command() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    if isinstance(error, Stopped):
+    if isinstance(error, SystemExit):
         return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]
 

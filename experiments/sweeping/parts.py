@@ -21,6 +21,7 @@ from experiments.data.items import read_items
 from experiments.runs.kernels import choose_kernels
 from experiments.runs.progress import progress
 from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_config, write_json
+from experiments.runs.steps import step_dirs, whole_checkpoints
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
@@ -90,7 +91,7 @@ def ask(config: Config, wanted: pd.DataFrame) -> Request:
     """The request of these options, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
     folder = tables_dir(config)
     steps = checkpoints(config)
-    scored = [int(p.name.removeprefix("step-")) for p in sorted((folder / "scores").glob("step-??????")) if any(p.glob("*.parquet"))]
+    scored = [step for step, path in step_dirs(folder / "scores").items() if any(path.glob("*.parquet"))]
     asked = config.steps or checkpoint_steps(stage_options(config))
     unknown = sorted(set(asked) - set(steps) - set(scored))
     if unknown:
@@ -182,8 +183,7 @@ def checkpoints(config: Config) -> list[int]:
     """Steps of the complete checkpoints; a folder that is not a run's is step 0."""
     if config.supernet:
         return [0]
-    folders = sorted((run_dir(config) / "checkpoints").glob("step-??????"))
-    return [int(p.name.removeprefix("step-")) for p in folders if (p / "meta.json").exists()]
+    return list(whole_checkpoints(run_dir(config)))
 
 
 def workers(config: Config, device: str) -> int:

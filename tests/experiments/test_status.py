@@ -10,13 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 
 from analysis.table import write_part
 from experiments import status as command
+from experiments.chain import Failed
 from experiments.config import check, run_dir
 from experiments.faults.drill import ROOT
 from experiments.runs.entry import CONF
 from experiments.runs.records import exclusive, status, write_config, write_json
+from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped
 from experiments.training.strategy import checkpoint_steps
 
@@ -274,3 +278,45 @@ def test_a_foreign_grid_record_is_one_line(run, results, capsys):
     with pytest.raises(SystemExit):
         command.main([str(results)])
     assert "ab12.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_chain_that_failed_before_its_sweep_is_not_done(run, results, capsys):
+    with pytest.raises(Failed), typed("chain"), status(run, "chain", shared=True):
+        raise Failed("sweep", 1)
+    code, parts = ask(capsys, results)
+    assert code == 1 and parts["chain"] == ("failed", "-", "sweep ended with exit code 1")
+    assert parts["distill"][0] == "done" and parts["sweep"][0] == parts["report"][0] == "missing"
+    assert command.main(["results", "--rerun"]) == 1
+    assert capsys.readouterr().out.splitlines() == [shlex.join(["python", "-m", "experiments.chain", *OPTIONS])]
+    score_all(run)
+    with status(run, "report"):
+        pass
+    code, parts = ask(capsys, results)
+    assert code == 0 and "chain" not in parts
+
+
+def test_a_chain_that_failed_at_its_teacher_is_known(results, capsys):
+    folder = run_dir(options_of(OPTIONS))
+    with pytest.raises(Failed), typed("chain"), status(folder, "chain", shared=True):
+        raise Failed("teach", 1)
+    code, parts = ask(capsys, results)
+    assert code == 1 and parts == {"chain": ("failed", "-", "teach ended with exit code 1")}
+
+
+@pytest.mark.parametrize(
+    "name", ["lr=0.1", "a b", "a,b", 'a"b', "a'b", "back\\slash", "end\\", "ünï", "{x}", "[x]", "(x)", "123", "true", "1e3", "a:b", "~x"]
+)
+def test_an_override_for_any_folder_is_one_that_hydra_reads(name, tmp_path):
+    results = tmp_path / name
+    parsed = OverridesParser.create().parse_overrides(command.placed(["scale=tiny", 'results="elsewhere"'], results))
+    assert [override.key_or_group for override in parsed] == ["scale", "results"]
+    value = parsed[-1].value()
+    assert (value.text if isinstance(value, QuotedString) else value) == str(results.resolve())
+
+
+def test_steps_of_any_number_of_digits_are_in_order(tmp_path):
+    for step in (1_000_000, 20, 999_999):
+        write_json(tmp_path / "checkpoints" / f"step-{step:06d}" / "meta.json", {})
+    (tmp_path / "checkpoints/step-000030").mkdir()  # not finished
+    (tmp_path / "checkpoints/step-x").mkdir()
+    assert list(whole_checkpoints(tmp_path)) == [20, 999_999, 1_000_000]
