@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from experiments.runs.fingerprint import fingerprint
 from supernet.config import SupernetConfig
+from supernet.placement import LETTERS
 
 
 @dataclass
@@ -27,6 +28,7 @@ class TeacherConfig:
     batch: int = 32  # trained: sequences per step
     lr: float = 3e-3  # trained: peak learning rate
     seed: int = 0
+    shipped: bool = True  # trained: take the teacher that comes with the suite, where there is one of these very options
 
 
 _TYPES = {f.name: f.type if isinstance(f.type, type) else str for f in dataclasses.fields(SupernetConfig)}  # a Literal is a str
@@ -56,9 +58,13 @@ class DataConfig:
 class DistillConfig:
     steps: int = 600
     batch: int = 16  # sequences per step
-    lr: float = 2e-3  # peak; linear warm-up, cosine to final_lr of it
+    lr: float = 2e-3  # peak, after a linear warm-up
+    lr_of: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LETTERS, 1.0))  # factors of lr by mixer
+    schedule: str = "cosine"  # cosine (to final_lr of the peak) | constant
     warmup: int = 20  # steps
     final_lr: float = 0.1  # fraction of the peak
+    cooldown: float = 0.0  # constant: a copy of the end goes on for this share of the steps while its rate falls; 0: no such copy
+    tokens_per_parameter: float = 0.0  # in place of steps: training tokens (of full sequences) per trained parameter; 0: steps
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm
     sampler: str = "local"  # local | counts | targeted | hybrid
@@ -70,18 +76,20 @@ class DistillConfig:
     train_mixers: str = "FSKG"
     checkpoints: int = 8  # step 0, then log-spaced, then the last
     first_checkpoint: int = 10  # the step after 0
+    checkpoints_at: list[float] = field(default_factory=list)  # in place of these two: shares of the steps, 0 and 1 among them
     precision: str = "32-true"  # 32-true | bf16-mixed
     calibrate: int = 16  # training sequences that fit the delta mixers' output projections before step 0 (0: off)
 
 
 @dataclass
 class SftConfig:
-    """The second stage: next-token loss on the answers; precision and trained mixers are those of distill."""
+    """The second stage: next-token loss on the answers; precision, trained mixers and factors of the rate are those of distill."""
 
     init_step: int = -1  # checkpoint of the distillation to start from; -1: the last
     steps: int = 200
     batch: int = 16  # sequences per step
-    lr: float = 5e-4  # peak; linear warm-up, cosine to final_lr of it
+    lr: float = 5e-4  # peak, after a linear warm-up
+    schedule: str = "cosine"  # cosine (to final_lr of the peak) | constant
     warmup: int = 10  # steps
     final_lr: float = 0.1  # fraction of the peak
     weight_decay: float = 0.0
@@ -90,6 +98,7 @@ class SftConfig:
     presets: list[str] = field(default_factory=list)  # for targeted and hybrid; empty: those of the run's presets.yaml, with all-FA
     checkpoints: int = 5  # step 0, then log-spaced, then the last
     first_checkpoint: int = 10  # the step after 0
+    checkpoints_at: list[float] = field(default_factory=list)  # in place of these two: shares of the steps, 0 and 1 among them
 
 
 @dataclass
@@ -101,6 +110,7 @@ class TrainerConfig:
     recompute: bool = False  # keep the inputs of blocks only and compute the rest again in the backward pass: less memory, more time
     compile: bool = False  # torch.compile for norms and MLPs: for long runs on a GPU; numbers differ in the last digits
     save_seconds: float = 30.0  # how often the state to resume from is written
+    logger: str = "none"  # none | csv | tensorboard | wandb: curves of rate, gradient norm, losses, tokens/s and memory in logs/
 
 
 @dataclass
@@ -112,13 +122,14 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
-    stage: str = "distill"  # which training of the run a command means: distill | sft (experiments.sft always means its own)
+    stage: str = "distill"  # which training of the run a command means: distill | sft (experiments.sft always means its own) | cooled
     sft: SftConfig = field(default_factory=SftConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     placements: str = "exhaustive"  # exhaustive | mixed | local | counts | band | proposed (active learning) | winners (the presets on
     # items that did not choose them), or letters separated by commas: FFFFF,GGGGG
     num_placements: int = 0  # how many to draw (not for exhaustive, winners or a list); proposed: to start with, mixed, if none is scored
     placement_seed: int = 0
+    bands: int = 5  # band, and mixed's share of it: equal cost intervals, from the cheapest to the dearest placement, that are cycled over
     proposals: int = 32  # proposed: how many the optimiser proposes per round
     rounds: int = 8  # proposed: at most so many rounds in all; fewer when the frontier's predicted gain is under its uncertainty
     test_share: float = 0.2  # proposed: of the random placements it starts from, held out to judge the surrogate
@@ -141,6 +152,10 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver(
+    "share", lambda whole, parts: max(1, whole // parts), replace=True
+)  # conf/scale/study.yaml: heads of a width
+OmegaConf.register_new_resolver("times", lambda number, factor: number * factor, replace=True)
 
 ONE_OF = {
     "teacher.source": ("trained", "huggingface", "smollm2"),
@@ -148,7 +163,10 @@ ONE_OF = {
     "distill.sampler": ("local", "counts", "targeted", "hybrid"),
     "distill.activation": ("relative", "l2"),
     "distill.precision": ("32-true", "bf16-mixed"),
-    "stage": ("distill", "sft"),
+    "distill.schedule": ("cosine", "constant"),
+    "stage": ("distill", "sft", "cooled"),
+    "sft.schedule": ("cosine", "constant"),
+    "trainer.logger": ("none", "csv", "tensorboard", "wandb"),
     "sft.sampler": ("local", "counts", "targeted", "hybrid"),
     "trainer.strategy": ("auto", "ddp", "fsdp"),
     "dtype": ("float32", "bfloat16"),
@@ -186,6 +204,8 @@ def check(config: DictConfig) -> Config:
                          "choose other placements")  # fmt: skip
     if typed.items_file and not typed.supernet:
         raise ValueError(f"items_file={typed.items_file} is for supernet=FOLDER: a run is scored on its own data's items")
+    if not 1 <= typed.bands <= 100:
+        raise ValueError(f"bands is {typed.bands}: give 1 to 100 cost intervals for placements=band")
     if not 0 <= typed.test_share <= 0.5:
         raise ValueError(f"test_share is {typed.test_share}: give 0 to 0.5, the rest is learned from")
     if typed.data.kind in ("prompts", "text") and not typed.data.path:
@@ -202,6 +222,16 @@ def check(config: DictConfig) -> Config:
         raise ValueError(f"distill.checkpoints is {typed.distill.checkpoints}: give at least 2, the first and the last")
     if typed.sft.checkpoints < 2:
         raise ValueError(f"sft.checkpoints is {typed.sft.checkpoints}: give at least 2, the first and the last")
+    for name, its in (("distill", typed.distill), ("sft", typed.sft)):
+        if its.checkpoints_at and (min(its.checkpoints_at) != 0 or max(its.checkpoints_at) != 1):
+            raise ValueError(f"{name}.checkpoints_at is {its.checkpoints_at}: give shares of the training from 0 to 1, both among them")
+    if typed.distill.tokens_per_parameter < 0 or not 0 <= typed.distill.cooldown <= 1:
+        raise ValueError(f"distill.tokens_per_parameter={typed.distill.tokens_per_parameter}, "
+                         f"distill.cooldown={typed.distill.cooldown}: give 0 or more, and a share of 0 to 1")  # fmt: skip
+    if typed.distill.cooldown and typed.distill.schedule != "constant":
+        raise ValueError("distill.cooldown cools a copy of a training at a constant rate: set distill.schedule=constant, or leave it at 0")
+    if typed.stage == "cooled" and not typed.distill.cooldown:
+        raise ValueError("stage=cooled is the cooled copy of a training with distill.cooldown: give the options of one that has it")
     if typed.sft.init_step < -1:
         raise ValueError(f"sft.init_step is {typed.sft.init_step}: give a step of the distillation, or -1 for its last")
     devices = typed.trainer.devices * typed.trainer.nodes
@@ -216,6 +246,17 @@ def check(config: DictConfig) -> Config:
     unknown = sorted(set(typed.distill.train_mixers) - set(model.mixers))
     if unknown or not typed.distill.train_mixers:
         raise ValueError(f"distill.train_mixers is {typed.distill.train_mixers!r}: choose letters of model.mixers={model.mixers!r}")
+    if strange := sorted(m for m, factor in typed.distill.lr_of.items() if m not in LETTERS + model.mixers or not factor > 0):
+        raise ValueError(f"distill.lr_of has {strange[0]!r}: {typed.distill.lr_of[strange[0]]}: give positive factors for letters of "
+                         f"model.mixers={model.mixers!r}")  # fmt: skip
+    for name, its in (("distill", typed.distill), ("sft", typed.sft)):
+        if its.presets and not any(set(p) & set(typed.distill.train_mixers) for p in its.presets):
+            raise ValueError(f"no placement of {name}.presets has one of distill.train_mixers={typed.distill.train_mixers!r}: add one")
+    if typed.distill.tokens_per_parameter:
+        from supernet.size import count_trainable  # torch takes seconds
+
+        tokens = typed.distill.tokens_per_parameter * count_trainable(model, typed.distill.train_mixers)
+        typed.distill.steps = max(1, round(tokens / (typed.distill.batch * typed.data.length)))
     if typed.distill.sampler in ("targeted", "hybrid") and not typed.distill.presets:
         example = f"distill.presets=[{'F' * model.layers},{'G' * model.layers}]"
         raise ValueError(f"distill.sampler={typed.distill.sampler} cycles over distill.presets, which is empty: give some, e.g. {example}")
@@ -223,7 +264,9 @@ def check(config: DictConfig) -> Config:
 
 
 def stage_options(config: Config) -> DistillConfig | SftConfig:
-    """The options of the training that the run's checkpoints come from."""
+    """The options of the training that the run's checkpoints come from. The cooled copy's only checkpoint lies beyond the last step."""
+    if config.stage == "cooled":
+        return dataclasses.replace(config.distill, checkpoints_at=[1 + config.distill.cooldown])
     return config.sft if config.stage == "sft" else config.distill
 
 
@@ -292,7 +335,7 @@ def run_id(config: Config) -> str:
         return f"supernet-{digest(fingerprint(Path(config.supernet)), fingerprint(items_path(config)))}"
     determined_by = (config.scale, config.seed, model_config(config), config.teacher, config.data, config.distill, *data_content(config))
     distilled = f"{config.distill.sampler}-s{config.seed}-{digest(*determined_by)}"
-    return f"{distilled}-sft-{digest(config.sft)}" if config.stage == "sft" else distilled
+    return distilled + {"distill": "", "cooled": "-cooled", "sft": f"-sft-{digest(config.sft)}"}[config.stage]
 
 
 def run_dir(config: Config) -> Path:

@@ -1,5 +1,7 @@
 """``python -m experiments.distill scale=...``: stochastic distillation of the supernet from its frozen teacher."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,8 @@ class Distillation(Training):
 
 def distill(config: Config) -> None:
     """Train what is missing of a run's checkpoints. Killed at any moment, the same command continues to the same numbers."""
+    if config.stage == "cooled":
+        config = replace(config, stage="distill")  # which makes the cooled copy along
     if complete(config):
         return
     teacher = load_frozen(config, torch.float32)

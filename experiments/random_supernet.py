@@ -17,6 +17,7 @@ from experiments.config import Config, model_config
 from experiments.data.items import write_items
 from experiments.runs.entry import run
 from experiments.runs.progress import progress
+from experiments.runs.streams import stream
 from supernet.checkpoint import new_folder
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet
@@ -34,12 +35,12 @@ def make(config: Config) -> None:
         raise ValueError("random_supernet writes supernet=FOLDER and items_file=FILE: name both")
     model, folder, path = model_config(config), Path(config.supernet), Path(config.items_file)
     if not folder.exists():
-        rng = np.random.default_rng([config.seed, 5])
+        rng = stream(config.seed, "random weights")
         with new_folder(folder) as new:
             write_tensors(new, random_tensors(model, getattr(torch, config.dtype), rng), SHARD_BYTES)
             (new / "config.json").write_text(json.dumps(native_raw(model), indent=2) + "\n")
     if not path.exists():
-        rng = np.random.default_rng([config.seed, 6])
+        rng = stream(config.seed, "random items")
         write_items([random_item(i, model.vocab, config.data.length, config.data.prompt, rng) for i in range(config.items or 1)], path)
     print(f"random supernet of {config.scale} in {folder}, items in {path}")
 

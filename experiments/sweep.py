@@ -1,5 +1,7 @@
 """``python -m experiments.sweep scale=...``: score placements on items at every checkpoint, part by part."""
 
+from dataclasses import replace
+
 from experiments.config import Config
 from experiments.runs.entry import run
 from experiments.sweeping.active import learn, score_winners
@@ -19,6 +21,8 @@ def sweep(config: Config) -> None:
         score_winners(config)
     else:
         score_missing(config, select(config))
+        if config.stage == "distill" and config.distill.cooldown and not config.supernet and not config.steps:
+            score_missing(replace(config, stage="cooled"), select(config))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from experiments.runs.streams import stream
 from supernet.scoring import Item
 
 
@@ -61,5 +62,5 @@ def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def batch_of_step(count: int, batch: int, seed: int, step: int) -> list[int]:
     """Indices of the sequences that step ``step`` trains on: a function of its arguments alone, epoch after shuffled epoch."""
     positions = range(step * batch, (step + 1) * batch)
-    orders = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(count) for epoch in {p // count for p in positions}}
+    orders = {epoch: stream(seed, "order", epoch).permutation(count) for epoch in {p // count for p in positions}}
     return [int(orders[p // count][p % count]) for p in positions]

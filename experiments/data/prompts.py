@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
 
 from experiments.config import DataConfig
 from experiments.data.traces import answered, in_turn, load_tokenizer, prompts, shares
+from experiments.runs.streams import stream
 from supernet.scoring import Item
 from supernet.teacher import hugging_face_model
 
@@ -43,7 +43,7 @@ def make_items(
     tasks = list(data.tasks) or sorted(frame["task"].unique())
     count = data.items if split == "items" else data.train
     wanted = shares(tasks, count, data.prompt, data.length, split)
-    order = np.random.default_rng([data.seed, 5]).permutation(len(frame))
+    order = stream(data.seed, "prompts").permutation(len(frame))
     texts = {task: [(i, frame["prompt"][i]) for i in order[(frame["task"] == task).to_numpy()[order]].tolist()] for task in tasks}
     if absent := [task for task in tasks if not texts[task]]:
         known = ", ".join(sorted(frame["task"].unique())[:10])

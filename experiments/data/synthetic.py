@@ -1,7 +1,7 @@
 """Sequences for the ``tiny`` scale that separate the mixers, the teacher trained on them, and its own traces.
 
-Three tasks: ``recall`` of key-value pairs from beyond the sliding window, ``local`` periodic patterns inside it, and ``state``,
-sums modulo 4 that run on between the places where they are shown.
+Three tasks: ``recall`` of key-value pairs from beyond the sliding window, ``local`` periodic patterns inside it, and ``state``, a few
+registers that are written over now and then and read long after.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 
 from experiments.config import DataConfig, TeacherConfig
 from experiments.runs.progress import progress
+from experiments.runs.streams import stream, torch_seed
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.scoring import Item
 
 VOCAB = 64
 BEGIN = {"recall": 0, "local": 1, "state": 2}
-SUM = 4
-SHOW = 3  # "the sum so far is ..."
-KEYS, VALUES, SYMBOLS, DIGITS = np.arange(8, 28), np.arange(28, 48), np.arange(8, 48), np.arange(48, 52)
+WRITE, READ = np.arange(3, 8), np.arange(56, 61)  # instructions: one of each for every register
+KEYS, VALUES, SYMBOLS, DIGITS = np.arange(8, 28), np.arange(28, 48), np.arange(8, 48), np.arange(48, 56)
 
 
 def recall(length: int, rng: np.random.Generator) -> list[int]:
@@ -44,14 +44,16 @@ def local(length: int, rng: np.random.Generator) -> list[int]:
 
 
 def state(length: int, rng: np.random.Generator) -> list[int]:
-    """Digits; after each, with probability 1/2, the sum of all digits so far modulo 4 behind a marker."""
-    out, total = [BEGIN["state"]], 0
+    """Pairs of an instruction and a digit: what is read from a register is what was last written into it, 17 tokens ago on average."""
+    out, held = [BEGIN["state"]], {}
     while len(out) < length:
-        digit = int(rng.integers(SUM))
-        total = (total + digit) % SUM
-        out.append(int(DIGITS[digit]))
-        if rng.random() < 0.5:
-            out += [SHOW, int(DIGITS[total])]
+        register = int(rng.integers(len(WRITE)))
+        if register not in held or rng.random() < 0.3:
+            held[register] = int(rng.choice(DIGITS))
+            out.append(int(WRITE[register]))
+        else:
+            out.append(int(READ[register]))
+        out.append(held[register])
     return out[:length]
 
 
@@ -68,9 +70,9 @@ def train_teacher(model: SupernetConfig, teacher: TeacherConfig, data: DataConfi
     """An all-FA model trained on fresh sequences with next-token loss; the same seed gives the same weights."""
     if model.vocab < VOCAB:
         raise ValueError(f"model.vocab is {model.vocab}: the synthetic sequences use {VOCAB} tokens, give at least that")
-    rng = np.random.default_rng([teacher.seed, 1])
+    rng = stream(teacher.seed, "teacher")
     with torch.random.fork_rng(devices=[]):  # module constructors know no generator
-        torch.manual_seed(teacher.seed)
+        torch.manual_seed(torch_seed(teacher.seed, "teacher's weights"))
         net = Supernet(model.replace(mixers="F"))
         torch.nn.init.normal_(net.embed.weight, std=0.5)
     optimizer = torch.optim.AdamW(net.parameters(), lr=teacher.lr, betas=(0.9, 0.98), weight_decay=0.01)

@@ -23,6 +23,7 @@ SMALL = [
     "teacher.steps=12", "teacher.batch=8",
     "data.train=48", "data.items=6", "items=0", "data.length=24", "data.prompt=12",
     "distill.steps=8", "distill.batch=4", "distill.checkpoints=4", "distill.first_checkpoint=2", "distill.calibrate=8",
+    "distill.checkpoints_at=[]",
     "trainer.accelerator=cpu", "trainer.save_seconds=0", "device=cpu", "memory_gib=0.05",
 ]  # fmt: skip
 """Overrides of a run with all 4^2 placements of a two-layer supernet."""

@@ -190,7 +190,7 @@ def training_flops(config: Config, lengths: Mapping[int, int]) -> float:
     if options.sampler in ("targeted", "hybrid") and not options.presets:  # fine-tuning: known once there are presets
         visits = Counter(dict.fromkeys(model.mixers, options.steps * model.layers / len(model.mixers)))
     else:
-        visits = Counter(m for step in range(options.steps) for m in draw(options, model, config.seed, step))
+        visits = Counter(m for step in range(options.steps) for m in draw(options, model, config.seed, step, config.distill.train_mixers))
     total = 0.0
     for tokens, times in lengths.items():
         head = 2.0 * model.vocab * model.hidden * tokens

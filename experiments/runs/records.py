@@ -223,13 +223,20 @@ def cpu_name() -> str:
 
 
 def append_metrics(folder: Path, row: dict[str, object]) -> None:
-    with (folder / "metrics.jsonl").open("a") as file:
+    append_row(folder / "metrics.jsonl", row)
+
+
+def append_row(path: Path, row: dict[str, object]) -> None:
+    with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / "metrics.jsonl")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """All complete rows; a half-written last line (a kill) is left out."""
-    path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     rows = []
     for line in lines:
@@ -242,5 +249,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def drop_metrics_from(folder: Path, step: int) -> None:
     """Forget the rows from ``step`` on: training continues there and will write them again."""
-    rows = [row for row in read_metrics(folder) if row["step"] < step]
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    keep_rows_before(folder / "metrics.jsonl", step)
+
+
+def keep_rows_before(path: Path, step: int) -> None:
+    rows = [row for row in read_rows(path) if row["step"] < step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -7,7 +7,6 @@ same rounds again.
 
 from contextlib import nullcontext
 
-import numpy as np
 import pandas as pd
 
 from analysis.optimise.against_random import RANDOM
@@ -20,6 +19,7 @@ from analysis.table import Scores, load_placements, load_scores
 from experiments.config import Config, items_path, model_config, run_dir, stage_options
 from experiments.data.items import read_items
 from experiments.runs.records import read_json, settled, status, write_json
+from experiments.runs.streams import stream
 from experiments.sweeping.parts import merge, plan, score_missing, score_parts, scored_pairs, write_placements
 from experiments.sweeping.placements import select, table
 from supernet.placement import Placement
@@ -41,7 +41,7 @@ def learn(config: Config) -> None:
         last = with_proposed(folder, scores)
         scored, rounds = len(last.placements), record.get("rounds", [])
         test = record["test"] if record else held_out(load_placements(path), config)
-        rng = np.random.default_rng([config.placement_seed, 3, scored])
+        rng = stream(config.placement_seed, "proposals", scored)
         known = any(row["scored"] == scored for row in rounds) and settled(folder, "propose")  # a finished run is not touched
         with nullcontext() if known else status(folder, "propose"):
             rows, gain, judged = next_placements(last, config.proposals, rng, test)
@@ -85,7 +85,7 @@ def score_proposals(config: Config, scores: Scores, wanted: pd.DataFrame | None 
 def held_out(placements: pd.DataFrame, config: Config) -> list[str]:
     """The test set: a share, drawn once, of the placements that were chosen at random."""
     candidates = placements["placement"][placements["source"].isin(RANDOM)]
-    rng = np.random.default_rng([config.placement_seed, 4])
+    rng = stream(config.placement_seed, "held out")
     return sorted(map(str, rng.permutation(candidates.to_numpy())[: round(config.test_share * len(candidates))]))
 
 

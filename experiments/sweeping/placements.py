@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from experiments.config import Config, model_config
+from experiments.runs.streams import stream
 from supernet.config import SupernetConfig
 from supernet.placement import COST, Placement, exhaustive, sample_band, sample_counts, sample_local
 
 EXHAUSTIVE_LIMIT = 100_000
-BANDS = 5  # equal cost intervals from the cheapest to the dearest placement that the band sampler cycles over
 SAMPLERS = ("exhaustive", "mixed", "local", "counts", "band")
 
 
@@ -29,7 +29,9 @@ def select(config: Config) -> pd.DataFrame:
         if not 1 <= config.num_placements <= most:
             raise ValueError(f"num_placements is {config.num_placements}: give 1 to {most} for placements={name}")
         chosen: dict[Placement, str] = {}
-        for placement, source in stream("mixed" if name == "proposed" else name, model, np.random.default_rng([config.placement_seed, 2])):
+        for placement, source in endless(
+            "mixed" if name == "proposed" else name, model, config.bands, stream(config.placement_seed, "placements")
+        ):
             chosen.setdefault(placement, source)
             if len(chosen) == config.num_placements:
                 return table(list(chosen.items()))
@@ -41,12 +43,12 @@ def select(config: Config) -> pd.DataFrame:
     return table([(Placement(p, model.layers, model.mixers), "preset") for p in dict.fromkeys(letters)])
 
 
-def stream(name: str, model: SupernetConfig, rng: np.random.Generator) -> Iterator[tuple[Placement, str]]:
+def endless(name: str, model: SupernetConfig, bands: int, rng: np.random.Generator) -> Iterator[tuple[Placement, str]]:
     """Endless (placement, source). ``mixed`` starts with the homogeneous placements, then takes local, counts and band in turn."""
     if name == "mixed":
         yield from ((Placement(m * model.layers, letters=model.mixers), "preset") for m in model.mixers)
     costs = [COST[m] * model.layers for m in model.mixers]
-    edges = np.linspace(min(costs), max(costs), BANDS + 1)
+    edges = np.linspace(min(costs), max(costs), bands + 1)
     turn = 0
     while True:
         source = ("local", "counts", "band")[turn % 3] if name == "mixed" else name
@@ -55,7 +57,7 @@ def stream(name: str, model: SupernetConfig, rng: np.random.Generator) -> Iterat
         elif source == "counts":
             yield sample_counts(model.layers, rng, model.mixers), source
         else:
-            band = (turn // 3 if name == "mixed" else turn) % BANDS
+            band = (turn // 3 if name == "mixed" else turn) % bands
             yield sample_band(model.layers, edges[band], edges[band + 1], rng, model.mixers), source
         turn += 1
 

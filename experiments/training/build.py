@@ -6,6 +6,7 @@ from torch import nn
 from experiments.config import Config, data_dir, model_config, teacher_dir
 from experiments.data.items import read_items
 from experiments.runs.progress import progress
+from experiments.runs.streams import torch_seed
 from supernet.decoder import Supernet
 from supernet.initialise import calibrate, initialise
 from supernet.mixers import MIXERS
@@ -21,7 +22,7 @@ def empty_supernet(config: Config, teacher: Supernet) -> Supernet:
     """A supernet whose norms, MLPs, embedding and head *are* the teacher's modules; its mixers are random, trainable per the config."""
     model = model_config(config)
     with torch.random.fork_rng(devices=[]):  # module constructors know no generator
-        torch.manual_seed(config.seed)
+        torch.manual_seed(torch_seed(config.seed, "mixers"))
         with torch.device("meta"):
             student = Supernet(model)
         for block in student.blocks:

@@ -1,11 +1,11 @@
 """What distillation and fine-tuning share: the step around their losses, the Trainer, the records of a run."""
 
 import logging
-import math
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.config import Config, data_dir, model_config, run_dir, stage_options, teacher_dir
-from experiments.data.items import batch_of_step, collate, sha256
+from experiments.config import Config, data_dir, items_path, model_config, run_dir, stage_options, teacher_dir
+from experiments.data.items import batch_of_step, collate, read_items, sha256
 from experiments.runs.kernels import choose_kernels, compile_shared
 from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
-from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints
+from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints, Validation
+from experiments.training.finite import NotFinite, finite
+from experiments.training.loggers import make_logger
 from experiments.training.parallel import is_first, mean_over_ranks, trainer_options
 from experiments.training.resume import ResumeState
-from experiments.training.sharded import Sharded, shard
+from experiments.training.schedule import rate_factor, total_steps
+from experiments.training.sharded import Sharded, shard, whole
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.decoder import Supernet
 from supernet.placement import Placement
@@ -45,14 +48,18 @@ class Training(L.LightningModule):
         self.strict_loading = False  # the state to resume from holds the trained tensors only
         self.config, self.options, self.student = config, stage_options(config), student
         self.tokens_seen = 0
+        self.told: dict[str, float] = {}  # of the last step: gradient norm and learning rates
 
     def losses(self, batch: Batch, placement: Placement) -> dict[str, Tensor]:
         """``loss`` and its terms, scaled so that their mean over all processes is that of the whole batch."""
         raise NotImplementedError
 
+    def placement_of(self, step: int) -> Placement:
+        return draw(self.options, self.student.config, self.config.seed, step, self.config.distill.train_mixers)
+
     def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
-        placement = draw(self.options, self.student.config, self.config.seed, self.global_step)
-        terms = self.losses(batch, placement)
+        terms = self.losses(batch, self.placement_of(self.global_step))
+        self.loss = terms["loss"].detach()
         self.tokens_seen += round(float(mean_over_ranks(batch[1].sum().float())) * self.ranks())
         return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
 
@@ -64,17 +71,25 @@ class Training(L.LightningModule):
             shard([m for m in self.children() if isinstance(m, Supernet)], self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        o = self.options
-        optimizer = torch.optim.AdamW([p for p in self.student.parameters() if p.requires_grad], lr=o.lr, weight_decay=o.weight_decay)
-
-        def factor(step: int) -> float:
-            if step < o.warmup:
-                return (step + 1) / o.warmup
-            progress = (step - o.warmup) / max(1, o.steps - o.warmup)
-            return o.final_lr + (1 - o.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        """AdamW with a group, and a factor of the rate, for each mixer letter that is trained."""
+        o, of = self.options, self.config.distill.lr_of
+        named = [(name.split(".mixers.")[1][0], p) for name, p in self.student.named_parameters() if p.requires_grad]
+        groups = [
+            {"name": letter, "lr": o.lr * of.get(letter, 1.0), "params": [p for its, p in named if its == letter]}
+            for letter in dict.fromkeys(letter for letter, _ in named)
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, weight_decay=o.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(o, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: object, **__: object) -> None:
+        """Clip by the norm of all gradients, in all processes; a step with a loss or a norm that is not finite is not taken."""
+        norm = whole(torch.nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.requires_grad], self.options.clip))
+        self.told = {"gradient_norm": float(norm)} | {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+        for what, value in (("loss", mean_over_ranks(self.loss)), ("gradient norm", norm)):
+            if not finite(value):
+                step = self.global_step
+                raise NotFinite(step, self.placement_of(step), f"the {what} is {float(value)}")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -96,7 +111,7 @@ class StepBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         module, trainer = self.module, self.module.trainer
-        for step in range(module.global_step, module.options.steps):
+        for step in range(module.global_step, total_steps(module.options)):
             chosen = batch_of_step(len(self.items), module.options.batch, module.config.seed, step)
             yield collate([self.items[i] for i in chosen[trainer.global_rank :: trainer.world_size]])
 
@@ -104,7 +119,7 @@ class StepBatches(IterableDataset):
 def visits(config: Config) -> pd.DataFrame:
     """How many training steps drew each mixer at each layer: columns layer and the mixer letters."""
     model, options = model_config(config), stage_options(config)
-    drawn = [draw(options, model, config.seed, step) for step in range(options.steps)]
+    drawn = [draw(options, model, config.seed, step, config.distill.train_mixers) for step in range(options.steps)]
     rows = [{"layer": layer} | {m: sum(p[layer] == m for p in drawn) for m in model.mixers} for layer in range(model.layers)]
     return pd.DataFrame(rows)
 
@@ -139,6 +154,8 @@ def complete(config: Config) -> bool:
         return True
     folder, steps = run_dir(config), checkpoint_steps(stage_options(config))
     there = all((checkpoint_dir(folder, step) / "meta.json").exists() for step in steps)
+    if config.stage == "distill" and config.distill.cooldown:
+        there = there and complete(replace(config, stage="cooled"))
     if there and is_first(config):
         print(f"{config.stage}: all {len(steps)} checkpoints are in {folder}")
     return there
@@ -155,16 +172,23 @@ def recorded(config: Config, **fields: object) -> Iterator[None]:
         return
     with status(folder, config.stage):
         write_config(folder, config)
-        update_manifest(
-            folder,
-            **identity(config, folder),
+        known = dict(
             data={name: sha256(data_dir(config) / f"{name}.parquet") for name in ("train", "items")},
             parameters=count_parameters(model),
             trained_parameters=count_trainable(model, config.distill.train_mixers),
             delta_rule=choose_kernels(config, model, device(config), dtype_name(config)),
             **fields,
         )
+        update_manifest(folder, **identity(config, folder), **known)
+        if cooled := cooled_config(config):
+            write_config(run_dir(cooled), cooled)
+            update_manifest(run_dir(cooled), **identity(cooled, run_dir(cooled)), **known)
         yield
+
+
+def cooled_config(config: Config) -> Config | None:
+    """The options of a distillation's cooled copy, a run of its own with one checkpoint, or None where none is wanted."""
+    return replace(config, stage="cooled") if config.stage == "distill" and config.distill.cooldown else None
 
 
 def identity(config: Config, folder: Path) -> dict[str, Any]:
@@ -186,13 +210,18 @@ def fit(module: Training, items: list[Item], folder: Path) -> None:
     if state.exists() and not zipfile.is_zipfile(state):
         raise ValueError(f"{state} is truncated: delete it and run the same command again, which trains from the start")
     resume = ResumeState(state, config.trainer.save_seconds)
+    logger = make_logger(config.trainer.logger, folder)
+    kept = [StudyCheckpoints(folder, steps, identity(config, folder))]
+    if cooled := cooled_config(config):
+        kept += [StudyCheckpoints(run_dir(cooled), [total_steps(options)], identity(cooled, run_dir(cooled)))]
+    held_out = read_items(items_path(config), min(options.batch, config.data.items))
     trainer = L.Trainer(
         **trainer_options(config),
         precision=config.distill.precision,
-        max_steps=options.steps,
-        gradient_clip_val=options.clip,
-        callbacks=[Metrics(folder), StudyCheckpoints(folder, steps, identity(config, folder)), resume, Bar()],
-        logger=False,
+        max_steps=total_steps(options),
+        callbacks=[Metrics(folder), *kept, Validation(folder, steps, collate(held_out)), resume, Bar()],
+        logger=logger or False,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -204,7 +233,7 @@ def fit(module: Training, items: list[Item], folder: Path) -> None:
     loader = DataLoader(StepBatches(module, items), batch_size=None, pin_memory=device(config) == "cuda")
     trainer.fit(module, loader, ckpt_path=str(state) if state.exists() else None, weights_only=False)
     if trainer.is_global_zero:
-        if module.global_step < options.steps:
+        if module.global_step < total_steps(options):
             resume.raise_if_stopped()
         state.unlink(missing_ok=True)
         print(f"{config.stage}: {len(steps)} checkpoints in {folder}")

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from experiments.runs.stopping import Stopped, asked, raise_if_asked
+from experiments.training.finite import NotFinite, first_not_finite
 from experiments.training.parallel import on_any_rank
 
 
@@ -35,7 +36,15 @@ class ResumeState(L.Callback):
         if self.stopped:
             trainer.should_stop = True
 
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """The weights before a step that was refused are still good."""
+        if isinstance(exception, NotFinite):
+            self.save(trainer)
+
     def save(self, trainer: L.Trainer) -> None:
+        bad = bool(first_not_finite(trainer.lightning_module.student))
+        if any(on_any_rank([bad], trainer.lightning_module.device)):
+            return  # the state before is the last good one
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
         try:

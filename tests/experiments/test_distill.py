@@ -1,14 +1,18 @@
 """What one training step touches, on a two-layer supernet made in place."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
 
-from experiments.config import check, data_dir, model_config, teacher_dir
+from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import sequences, training_items
-from experiments.distill import Distillation
+from experiments.distill import Distillation, distill
 from experiments.runs.entry import CONF
 from experiments.training.build import empty_supernet, initialised_supernet, load_frozen
 from experiments.training.loop import visits
@@ -104,3 +108,75 @@ def test_cast_keeps_decays_in_float32(module):
     module.student.cast(torch.bfloat16)
     for name, p in module.student.named_parameters():
         assert p.dtype == (torch.float32 if name.endswith(("A_log", "dt_bias")) else torch.bfloat16), name
+
+
+def test_rates_have_a_factor_for_each_mixer(module, config):
+    config.distill.lr_of = {"F": 0.03}
+    optimizer = module.configure_optimizers()["optimizer"]
+    factors = {group["name"]: group["initial_lr"] / config.distill.lr for group in optimizer.param_groups}
+    assert factors == {"F": 0.03, "S": 1, "K": 1, "G": 1}
+    grouped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert grouped == {id(p) for p in module.student.parameters() if p.requires_grad}
+
+
+def test_gradients_are_clipped_and_their_norm_is_told(module, config):
+    config.distill.clip = 1e-3
+    module.training_step(collate(read_items(data_dir(config) / "train.parquet", 4)), 0)["loss"].backward()
+    before = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters() if p.grad is not None))
+    module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
+    after = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters() if p.grad is not None))
+    assert module.told["gradient_norm"] == pytest.approx(float(before), rel=1e-5) and float(after) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_tokens_seen_go_on_after_a_resumption(module):
+    module.tokens_seen = 77
+    saved = {"state_dict": {}}
+    module.on_save_checkpoint(saved)
+    module.tokens_seen = 0
+    module.on_load_checkpoint(saved)
+    assert module.tokens_seen == 77
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(module, config, tmp_path):
+    with torch.no_grad():
+        module.student.blocks[1].mixers["K"].o_proj.weight[0, 0] = float("nan")
+    save_trained(module.student, tmp_path / "step-000000", {"step": 0, "tokens": 0})
+    with pytest.raises(ValueError, match="blocks.1.mixers.K.o_proj.weight .*finite"):
+        load_trained(empty_supernet(config, load_frozen(config, torch.float32)), tmp_path / "step-000000")
+
+
+def test_a_diverging_training_stops_names_its_step_and_keeps_the_last_good_state(config, small):
+    """In this process, as the commands would: the state is of before the step, no checkpoint follows, the status says failed."""
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = check(compose("config", [*small, "distill.lr=1e30", "distill.warmup=0", "distill.clip=1e9"]))
+    with pytest.raises(ValueError, match=r"step \d+ \(placement [FSKG]{2}\): .* training stopped"):
+        distill(config)
+    folder = run_dir(config)
+    assert json.loads((folder / "status.json").read_text())["distill"]["state"] == "failed"
+    for checkpoint in folder.glob("checkpoints/step-*"):
+        assert all(torch.isfinite(t).all() for t in load_file(checkpoint / "model.safetensors").values())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) < config.distill.steps
+    state = folder / "checkpoints/resume.ckpt"
+    if state.exists():
+        assert all(torch.isfinite(t).all() for t in torch.load(state, weights_only=False)["state_dict"].values())
+
+
+def test_mixers_that_are_not_trained_keep_their_weights_and_curves_are_logged(config, small, monkeypatch):
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    options = [*small, "distill.train_mixers=SKG", "trainer.logger=csv", "distill.schedule=constant", "distill.cooldown=0.25"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = check(compose("config", [*options, "distill.checkpoints_at=[0,0.5,1]"]))
+    distill(config)
+    folder = run_dir(config)
+    steps = sorted(p.name for p in folder.glob("checkpoints/*"))
+    assert steps == ["step-000000", "step-000004", "step-000008"]
+    assert [p.name for p in folder.with_name(folder.name + "-cooled").glob("checkpoints/*")] == ["step-000010"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 10 and all(set(row["placement"]) - {"F"} and row["gradient_norm"] > 0 for row in rows)
+    held_out = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["placement"]) for row in held_out] == [(step, m * 2) for step in (0, 4, 8) for m in "FSKG"]
+    assert held_out[0]["loss"] == pytest.approx(0, abs=1e-6)
+    curves = pd.read_csv(next(folder.glob("logs/version_0/metrics.csv")))
+    assert {"lr_S", "gradient_norm", "tokens_per_second", "memory_gib", "validation_loss"} <= set(curves)

@@ -40,6 +40,20 @@ def test_checkpoints_start_at_zero_are_log_spaced_and_end_with_the_last_step():
     assert checkpoint_steps(DistillConfig(steps=3, checkpoints=9, first_checkpoint=10)) == [0, 3]
 
 
+def test_placements_without_a_trained_mixer_are_passed_over():
+    options = DistillConfig(sampler="counts", presets=["FFFFFF", "GGGGGG"])
+    drawn = [draw(options, MODEL, 0, step, "SK") for step in range(300)]
+    assert all(set(p) & set("SK") for p in drawn) and any(set(p) <= set("FG") for p in (draw(options, MODEL, 0, s) for s in range(300)))
+    assert drawn == [draw(options, MODEL, 0, step, "SK") for step in range(300)]
+    targeted = DistillConfig(sampler="targeted", presets=["FFFFFF", "GGGGGG"])
+    assert {draw(targeted, MODEL, 0, step, "SKG") for step in range(4)} == {"GGGGGG"}
+
+
+def test_the_seed_decides_the_order_of_the_data():
+    assert batch_of_step(100, 8, seed=1, step=3) != batch_of_step(100, 8, seed=2, step=3)
+    assert batch_of_step(100, 8, seed=1, step=3) == batch_of_step(100, 8, seed=1, step=3)
+
+
 def test_every_epoch_visits_every_sequence_once():
     seen = [i for step in range(15) for i in batch_of_step(10, 4, seed=1, step=step)]
     for epoch in range(6):
