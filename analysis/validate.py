@@ -7,6 +7,8 @@ Writes, one row per world and step (or verdict), with n, seed and level:
   percentile bootstrap over items for comparison;
 - verdicts.csv: how often a band is declared settled, not settled, undecided, and how often the interval of its time covers the truth;
 - regret.csv: regret of choosing at t against its expectation, and coverage of its interval;
+- margins.csv, settled.csv: coverage of resolution, order and linear at the step before T in the worlds of ``landscapes``, at several
+  numbers of placements and items; rates of the verdicts there (the worlds in which earlier endpoints failed);
 - slope.csv: what a cost slope does to τ over the whole range, within bands, and within bands at equal cost.
 Worlds that a file already holds at this n, seed and level are kept: a run that was cut short continues.
 """
@@ -14,14 +16,22 @@ Worlds that a file already holds at this n, seed and level are kept: a run that 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.output.command import ends
 from analysis.output.write import write_csv
+from analysis.stability.endpoints import ENDPOINTS as DECLARED
+from analysis.stability.endpoints import load_endpoints
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
+from analysis.validation.landscapes import LANDSCAPES
+from analysis.validation.margins import margin_coverage
 from analysis.validation.worlds import WORLDS, World
+
+SIZES = ((30, 24), (100, 48), (300, 96))
+"""Placements and items of the landscapes."""
 
 
 def main(repetitions: int = 500, out: str | Path = "results/validation") -> None:
@@ -45,9 +55,25 @@ def main(repetitions: int = 500, out: str | Path = "results/validation") -> None
         print(
             f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True
         )
+    margins(out, repetitions)
     fewer = {**mark, "n": max(2, repetitions // 10)}
     if not _has(out / "slope.csv", "slopes", fewer):
         _append(out / "slope.csv", slopes(fewer["n"]), World("slopes", placements=240), fewer)
+
+
+def margins(out: Path, repetitions: int) -> None:
+    """margins.csv and settled.csv, world by world."""
+    endpoints = replace(load_endpoints(DECLARED), resamples=100)
+    for placements, items in SIZES:
+        for world in LANDSCAPES.values():
+            size = World(f"{world.name} {placements}x{items}", placements=placements, items=items)
+            mark = {"n": repetitions, "seed": SEED, "level": endpoints.level}
+            if _has(out / "settled.csv", size.name, mark):
+                continue
+            coverage, rates = margin_coverage(world, placements, items, repetitions, endpoints, SEED)
+            _append(out / "margins.csv", coverage, size, mark)
+            _append(out / "settled.csv", rates, size, mark)
+            print(f"{size.name}: coverage " + " ".join(f"{c:.3f}" for c in coverage["coverage"]), flush=True)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from analysis.bands import bands_in, inside, rows_of
 from analysis.cost import full_cost
 from analysis.input.runs import family, options
 from analysis.optimise.fresh_items import load_fresh
-from analysis.stability.bands_over_time import stability_table
+from analysis.stability.bands_over_time import COLUMNS, stability_table
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.settling import time_to_stability
 from analysis.statistics.intervals import of_mean
@@ -192,7 +192,7 @@ def stability_by_strategy(grid: Grid, endpoints: Endpoints) -> pd.DataFrame:
                 "scale": grid.scale, "strategy": strategy, "band_lo": band.lo, "band_hi": band.hi, "tokens": before[0]["tokens"],
                 "n_placements": before[0]["n_placements"], "n_seeds": len(before), "ratio": ratio, "ratio_lo": lo, "ratio_hi": hi,
                 "regret": regret, "regret_lo": regret_lo, "regret_hi": regret_hi,
-                "settled": int((rows_of(band, settled)["verdict"] == "settled").sum()),
+                "settled": int(rows_of(band, settled).groupby("run")["reached"].all().sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -203,6 +203,10 @@ def stability_of(grid: Grid, key: tuple[str, int], endpoints: Endpoints) -> pd.D
     if path.is_file():
         table = pd.read_csv(path)
         whole = rows_of(bands_in(table)[-1], table)
-        if (whole["n_placements"] == len(scores.placements)).all() and (table["n_items"] == len(scores.items)).all():
+        if (
+            set(COLUMNS) <= set(table)
+            and (whole["n_placements"] == len(scores.placements)).all()
+            and (table["n_items"] == len(scores.items)).all()
+        ):
             return table
     return stability_table(scores, endpoints)

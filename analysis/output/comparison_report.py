@@ -12,7 +12,9 @@ from analysis.output import comparison_figures, style
 from analysis.output.words import verdict
 from analysis.output.write import bullets, markdown, write_csv, write_text
 from analysis.stability.endpoints import Endpoints
+from analysis.stability.reruns import rerun_agreement
 from analysis.stability.seeds import seeds_table
+from analysis.stability.settling import time_to_stability
 from analysis.table import Scores
 
 
@@ -21,7 +23,13 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     described = pd.concat([describe(scores, run) for run, (scores, _) in zip(runs, results, strict=True)], ignore_index=True)
     full = {scores.run: full_cost(scores.placements, scores.cost) for scores, _ in results}
     stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described, full)
-    times = pd.concat([tables["time_to_stability"] for _, tables in results], ignore_index=True)
+    reruns = rerun_agreement([scores for scores, _ in results], endpoints)
+    known = reruns if len(reruns) else None
+    times = pd.concat([time_to_stability(tables["stability"], endpoints, known) for _, tables in results], ignore_index=True)
+
+    def own(scores: Scores) -> pd.DataFrame:
+        return times[times["run"] == scores.run]
+
     transfers = pd.concat(
         [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True
     )
@@ -43,7 +51,8 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         "## Runs",
         markdown(described),
         "## Time to stability",
-        *(f"**{scores.scale}, run {scores.run}**\n\n" + bullets(verdict(tables, endpoints)) for scores, tables in results),
+        *(f"**{scores.scale}, run {scores.run}**\n\n" + bullets(verdict(tables | {"time_to_stability": own(scores)}, endpoints))
+          for scores, tables in results),
         markdown(times),
         "## Transfer of final rankings",
         markdown(last),

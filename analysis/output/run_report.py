@@ -15,7 +15,9 @@ from analysis.stability.endpoints import Endpoints
 from analysis.table import Scores
 
 SHOWN = [
-    "step", "tokens", "band_lo", "band_hi", "n_placements", "tau", "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "regret",
+    "step", "tokens", "band_lo", "band_hi", "n_placements", "resolution", "resolution_lo", "resolution_hi", "order", "order_lo", "order_hi",
+    "order_start", "regret_share", "regret_share_lo", "regret_share_hi", "linear", "linear_lo", "linear_hi", "spearman", "tau",
+    "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "regret",
     "regret_lo", "regret_hi", "regret_random", "decision_accuracy", "topk_overlap", "topk_chance",
 ]  # fmt: skip
 """Columns of tables/stability.csv that report.md repeats."""
@@ -93,15 +95,19 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         f"# Is the ranking settled? {scores.scale}, run {scores.run}",
         bullets(verdict(tables, endpoints)),
         "## Warnings",
-        bullets(warn(scores, tables, endpoints) + also),
+        bullets(warn(scores, tables) + also),
         "## What was measured",
         markdown(describe(scores, run).drop(columns=["scale", "run"])),
-        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. τ is "
-        "Kendall's τ-b with the last checkpoint within cost bands, its ceiling what item noise alone leaves of a perfect agreement. "
+        "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Resolution "
+        "is the difference from which on the order of t is the final one; settled is a band whose differences above "
+        f"{endpoints.delta_settled:g} nats/token are final and where choosing loses less than {endpoints.regret_threshold:.0%} of "
+        "what it can gain. "
         "Every column is explained in docs/statistics.md.",
         "## Stability",
         markdown(tables["time_to_stability"].drop(columns="run")),
         markdown(tables["stability"][SHOWN]),
+        "## As published: the whole range of costs, before training beside it",
+        markdown(tables["published"].drop(columns=["run", "n_placements", "n_items"])),
         "## Frontier",
         markdown(tables["pareto_drift"].drop(columns=["run", "n_placements", "n_items"])),
         "## Figures",

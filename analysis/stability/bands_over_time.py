@@ -1,7 +1,7 @@
 """Rankings over training time: when is the ranking of placements at the last step already there, and what does choosing earlier cost?
 
-The endpoints are declared in conf/stability.yaml before any score is seen. The primary one is ``ratio``: Kendall's τ-b of step t with the
-last step T, within a cost band, relative to what item noise leaves of a perfect agreement.
+The endpoints are declared in conf/stability.yaml before any score is seen. The primary ones are ``resolution``, the difference from
+which on the order is final, and ``regret_share``, what choosing early loses, both within cost bands.
 """
 
 import itertools
@@ -14,17 +14,24 @@ from scipy import stats
 from analysis.bands import inside
 from analysis.cost import full_cost
 from analysis.stability.endpoints import Endpoints
+from analysis.stability.margin_columns import margin_columns
+from analysis.stability.settling import FEWEST, MIN_ITEMS
 from analysis.statistics import intervals, ranks, uncertainty
 from analysis.table import Scores
-
-MIN_ITEMS = 4
-"""Fewer items cannot be halved and jackknifed: nothing is known about their noise."""
 
 
 def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     """One row per step and cost band, and per step for the whole cost range; every column compares step t with the last step T.
 
     - band_lo, band_hi: cost in FA-layer equivalents, lower edge included; n_placements, n_items.
+    - order, order_lo, order_hi: 2a - 1, a the share of the pairs that differ by more than delta_settled at T that t orders the same way,
+      of qualities freed of item noise (margins.noise_free); order_band_lo, order_band_hi for all steps at once.
+    - resolution, resolution_lo, resolution_hi: the smallest difference (nats/token at T) from which on order stays at or above
+      order_threshold; inf where none does; the interval inverts the bounds of order.
+    - linear, linear_lo, linear_hi: Pearson correlation with T without item noise, from covariances of disjoint items.
+    - regret_share, regret_share_lo, regret_share_hi (and _band_): regret over regret_random; 0 nothing lost, 1 no better than chance.
+    - spearman: of mean qualities with T. ``*_start``: the value at step 0; NaN where the first checkpoint is a later one.
+    - varies: what the intervals resample, and what they hold fixed.
     - tau, tau_lo, tau_hi: τ-b of mean qualities over all items, as observed: lowered by item noise, raised by shared items and by cost.
     - tau_cross: t on one half of the items, T on the other; ceiling: (2/π) asin √(r_t r_T), reliabilities of all items from random halves
       (Spearman-Brown on Pearson's r); ceiling_half: the same for half the items, from cross-half τ, the one that belongs to tau_cross.
@@ -39,7 +46,7 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
       decisive_share of them, topk_overlap of the top_k best (by chance: topk_chance), weighted_tau, rbo (persistence 0.9).
     - sampled: share of all possible placements that was scored; 1 leaves only items as a source of error in the intervals.
 
-    A band with fewer than min_placements, or scores with fewer than 4 items, have NaN where nothing can be said, and warn.
+    A band with fewer than 8 placements, or scores with fewer than 4 items, have NaN where nothing can be said, and warn.
     """
     layers = len(scores.placements[0])
     edges = np.array(endpoints.bands) * full_cost(scores.placements, scores.cost)
@@ -49,7 +56,7 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     if len(scores.items) < MIN_ITEMS:
         _warn(scores, f"{len(scores.items)} items, {MIN_ITEMS} are needed to know their noise: ceilings and intervals are missing")
     sampled = min(1.0, len(cost) / float(len(set("".join(scores.placements)))) ** layers)
-    enough = [member.sum() >= endpoints.min_placements for _, _, member in bands]
+    enough = [member.sum() >= FEWEST for _, _, member in bands]
     members = [member for (_, _, member), e in zip(bands, enough, strict=True) if e]
     regret = iter(_regret(scores, endpoints, members) if members and len(scores.items) >= MIN_ITEMS else [])
     frames = []
@@ -100,11 +107,44 @@ def _regret(scores: Scores, endpoints: Endpoints, members: list[np.ndarray]) -> 
             found[number, band, S] = (picked[:, -1] - scored[:, member].mean(axis=1)).mean()
     estimate, left = found[0], found[1:]
     error = np.sqrt((len(left) - 1) * left.var(axis=0))
-    wide = intervals.quantile(endpoints.level, len(left) - 1) * error
-    return [
-        {"regret": e[:S], "regret_lo": (e - w)[:S], "regret_hi": (e + w)[:S], "regret_random": np.full(S, e[S])}
-        for e, w in zip(estimate, wide, strict=True)
-    ]
+    q = intervals.quantile(endpoints.level, len(left) - 1)
+    rows = []
+    for e, w, without in zip(estimate, q * error, left.transpose(1, 0, 2), strict=True):
+        rows.append({"regret": e[:S], "regret_lo": (e - w)[:S], "regret_hi": (e + w)[:S], "regret_random": np.full(S, e[S])})
+        rows[-1] |= _regret_share(e, without, q, endpoints, I, rng)
+    return rows
+
+
+def _regret_share(
+    estimate: np.ndarray, without: np.ndarray, q: float, endpoints: Endpoints, items: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Regret over that of a random choice, from both [S + 1] and their values without each group of items [G, S + 1].
+
+    Jackknife of the quotient, with a floor on the half-width of half an item: no sample of items excludes that one of them decides.
+    Unknown, with the interval [-1, 1 + 1], where the items do not tell the best from a random one.
+    """
+    S = len(estimate) - 1
+    G = len(without)
+    chance = estimate[S]
+    sure = chance > 2 * np.sqrt((G - 1) * without[:, S].var())
+    if not sure or not chance > 0:
+        return {
+            f"regret_share{part}": np.full(S, value)
+            for part, value in (("", np.nan), ("_lo", -1.0), ("_hi", 2.0), ("_band_lo", -1.0), ("_band_hi", 2.0))
+        }
+    share = estimate[:S] / chance
+    left = without[:, :S] / without[:, S:]
+    centred = left - left.mean(axis=0)
+    covariance = (G - 1) / G * centred.T @ centred
+    together = max(
+        1.0, uncertainty.max_t_quantile(covariance, endpoints.level, endpoints.resamples, rng) / stats.norm.ppf((1 + endpoints.level) / 2)
+    )
+    wide = np.maximum(q * np.sqrt(np.diag(covariance)), 0.5 / items)
+    wide[-1] = 0.0
+    return {
+        "regret_share": share, "regret_share_lo": share - wide, "regret_share_hi": share + wide,
+        "regret_share_band_lo": share - together * wide, "regret_share_band_hi": share + together * wide,
+    }  # fmt: skip
 
 
 def _band_rows(
@@ -125,10 +165,10 @@ def _band_rows(
         "n_placements": P, "n_items": I,
     }  # fmt: skip
     columns |= dict.fromkeys(COLUMNS[len(columns) :], nothing)
-    columns |= {"level": endpoints.level, "sampled": sampled}
-    if endpoints.min_placements > P:
-        if P:
-            _warn(scores, f"cost {lo:.4g} to {hi:.4g} holds {P} placements, {endpoints.min_placements} are needed: no verdict there")
+    columns |= {"level": endpoints.level, "sampled": sampled, "varies": VARIES[sampled == 1]}
+    if 0 < P < endpoints.min_placements:
+        _warn(scores, f"cost {lo:.4g} to {hi:.4g} holds {P} placements, {endpoints.min_placements} are needed: no verdict there")
+    if P < FEWEST:
         return pd.DataFrame(columns, index=range(S))
     quality = scores.quality[:, member]
     columns |= _point_statistics(quality, endpoints)
@@ -146,18 +186,39 @@ def _band_rows(
             thinned = np.sort(rng.choice(P, endpoints.max_placements, replace=False))
             quality, member = quality[:, thinned], member[thinned]
         cost = np.asarray(scores.cost)[member] if equal_cost else None
-        columns |= _agreement(scores, endpoints, quality, cost, sampled * len(member) / P, (lo, hi), rng)
+        fraction = sampled * len(member) / P
+        columns |= _agreement(scores, endpoints, quality, cost, fraction, (lo, hi), rng)
+        columns |= margin_columns(quality, scores.tasks, endpoints, rng, fraction, cost)
     frame = pd.DataFrame(columns, index=range(S))
     frame.loc[tied | tied[-1], list(OF_ORDER)] = np.nan
     frame.loc[fair | fair[-1], list(AT_EQUAL_COST)] = np.nan
     if tied[-1]:
-        frame[["regret", "regret_lo", "regret_hi", "regret_random"]] = np.nan
+        frame[OF_REGRET] = np.nan
+    if scores.steps[0] == 0:
+        for name in STARTS:
+            frame[f"{name}_start"] = frame[name].iloc[0]
     return frame
 
 
-OF_ORDER = ("tau", "tau_lo", "tau_hi", "decision_accuracy", "decisive_accuracy", "topk_overlap", "weighted_tau", "rbo")
+STARTS = ("resolution", "order", "regret_share", "linear", "spearman", "tau", "ratio")
+"""Statistics whose value before training stands beside them."""
+
+VARIES = {
+    False: "items, placements (regret: items); fixed: teacher, data, training seed",
+    True: "items; fixed: placements (all were scored), teacher, data, training seed",
+}
+OF_REGRET = [
+    "regret", "regret_lo", "regret_hi", "regret_random", "regret_share", "regret_share_lo", "regret_share_hi", "regret_share_band_lo",
+    "regret_share_band_hi",
+]  # fmt: skip
+
+
+OF_ORDER = ("tau", "tau_lo", "tau_hi", "decision_accuracy", "decisive_accuracy", "topk_overlap", "weighted_tau", "rbo", "spearman")
 AT_EQUAL_COST = (
     "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability",
+    "resolution", "resolution_lo", "resolution_hi", "order", "order_lo", "order_hi", "order_band_lo", "order_band_hi", "linear",
+    "linear_lo",
+    "linear_hi",
 )  # fmt: skip
 """Columns of which nothing is known at a step where all placements score the same (at equal cost); at none, where T is such a step."""
 
@@ -185,6 +246,7 @@ def _point_statistics(quality: np.ndarray, endpoints: Endpoints) -> dict[str, ob
         "topk_overlap": [ranks.topk_overlap(row, last, k) for row in rank],
         "topk_chance": ranks.topk_chance(P, k),
         "weighted_tau": [ranks.weighted_tau(row, last) for row in rank],
+        "spearman": [ranks.spearman(row, last) for row in rank],
         "rbo": [ranks.rank_biased_overlap(row, last) for row in rank],
     }
 
@@ -240,5 +302,8 @@ COLUMNS = (
     "ratio_lo", "ratio_hi", "regret", "regret_lo", "regret_hi", "decision_accuracy", "topk_overlap", "regret_random", "topk_chance",
     "decision_random", "ratio_band_lo", "ratio_band_hi", "ceiling_half", "ratio_plain", "reliability", "decisive_accuracy",
     "decisive_share", "weighted_tau", "rbo", "top_k", "level", "sampled",
+    "resolution", "resolution_lo", "resolution_hi", "order", "order_lo", "order_hi", "order_band_lo", "order_band_hi", "regret_share",
+    "regret_share_lo", "regret_share_hi", "regret_share_band_lo", "regret_share_band_hi", "linear", "linear_lo", "linear_hi", "spearman",
+    "resolution_start", "order_start", "regret_share_start", "linear_start", "spearman_start", "tau_start", "ratio_start", "varies",
 )  # fmt: skip
 """Columns of stability.csv, in order."""

@@ -7,6 +7,7 @@ from analysis.bands import Band, band_members, bands_in, rows_of
 from analysis.stability import pareto
 from analysis.stability.bands_over_time import ranked, stability_table
 from analysis.stability.endpoints import Endpoints
+from analysis.stability.published import published
 from analysis.stability.settling import time_to_stability
 from analysis.statistics.intervals import of_mean
 from analysis.statistics.ranks import tau_matrix
@@ -24,6 +25,7 @@ def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
         "time_to_stability": time_to_stability(stability, endpoints),
         "pareto_drift": pareto.drift(scores, np.random.default_rng(endpoints.seed), level=endpoints.level),
         "frontier": pareto.frontier(scores),
+        "published": published(scores),
         "tau_matrix": tau_between_checkpoints(scores, members),
         "top_ranks": top_ranks(scores, members, endpoints.top_k),
     }

@@ -14,14 +14,19 @@ class Endpoints:
     """What will be reported, fixed before the data are seen."""
 
     bands: tuple[float, ...] = (0.14, 0.31, 0.48, 0.65, 0.82, 1.0)  # edges of the cost bands, as shares of the cost of all-FA
-    threshold: float = 0.9  # of ratio, for "settled"
+    delta_settled: float = 0.02  # nats/token: a band is settled once differences above this are final (resolution_hi at or below it)
+    order_threshold: float = 0.95  # of order: what "final" means; 0.95 is 2.5% of the pairs the other way round
+    regret_threshold: float = 0.1  # of regret_share: choosing is settled once less than this is lost (regret_share_hi at or below it)
+    min_placements: int = 30  # a band with fewer gets no verdict
+    min_items: int = 24  # scores with fewer items get no verdict
+    neighbours: float = 0.05  # checkpoints this close to T, as a share of the training, are references of training noise, not judged
+    threshold: float = 0.9  # of ratio: drawn in figures; no verdict hangs on it
     top_k: int = 10  # size of the top-k; at most half of a band
     level: float = 0.95  # of all intervals, pointwise and simultaneous
     decisive_z: float = 2.0  # standard errors apart at T that make a pair decisive
     resamples: int = 1000  # random halves of items for regret; draws for simultaneous bands
     halves: int = 8  # random halves of items averaged in cross-half statistics
     groups: int = 32  # groups of items left out in turn
-    min_placements: int = 8  # bands with fewer get no numbers, only a warning
     max_placements: int = 1536  # a larger set is thinned at random to this for the intervals (memory grows with its square)
     equal_cost: bool = True  # ratio, tau_cross and ceiling of a band compare at equal cost: the band's linear trend in cost is removed
     seed: int = 0
@@ -48,10 +53,23 @@ def _checked(e: Endpoints, path: str | Path) -> Endpoints:
         raise ValueError(
             f"{path}: bands {list(e.bands)} must be at least two increasing shares of the all-FA cost, such as [0.14, 0.5, 1.0]"
         )
-    for name in ("threshold", "level"):
+    for name in ("threshold", "level", "order_threshold", "regret_threshold"):
         if not 0 < getattr(e, name) < 1:
             raise ValueError(f"{path}: {name} must lie between 0 and 1, got {getattr(e, name)}")
-    least = {"top_k": 1, "decisive_z": 0, "resamples": 2, "halves": 1, "groups": 2, "min_placements": 4, "max_placements": 4, "seed": 0}
+    if not 0 <= e.neighbours < 1:
+        raise ValueError(f"{path}: neighbours must be a share of the training from 0 to below 1, got {e.neighbours}")
+    least = {
+        "delta_settled": 0,
+        "min_items": 4,
+        "top_k": 1,
+        "decisive_z": 0,
+        "resamples": 2,
+        "halves": 1,
+        "groups": 2,
+        "min_placements": 4,
+        "max_placements": 4,
+        "seed": 0,
+    }
     for name, low in least.items():
         if getattr(e, name) < low:
             raise ValueError(f"{path}: {name} must be at least {low}, got {getattr(e, name)}")

@@ -6,6 +6,7 @@ import pandas as pd
 from analysis.bands import inside
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
+from analysis.stability.settling import FEWEST
 from analysis.statistics import intervals, ranks
 from analysis.table import Scores
 
@@ -13,17 +14,15 @@ from analysis.table import Scores
 def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     """Several training seeds of one scale, per step and band: the mean of ratio over seeds with its t interval, and Kendall's W of the
     seeds' qualities over the placements that all have (w_chance: W of unrelated rankings, 1 / n_seeds). ValueError unless the runs share
-    steps and at least min_placements placements.
+    steps and at least 8 placements.
     """
     if len({tuple(r.steps) for r in runs}) != 1:
         raise ValueError(
             "runs " + ", ".join(r.run for r in runs) + " were checkpointed at different steps: give seeds of one configuration"
         )
     common = sorted(set.intersection(*(set(r.placements) for r in runs)))
-    if len(common) < endpoints.min_placements:
-        raise ValueError(
-            f"the runs share {len(common)} placements, {endpoints.min_placements} are needed: sweep the same placements in each"
-        )
+    if len(common) < FEWEST:
+        raise ValueError(f"the runs share {len(common)} placements, {FEWEST} are needed: sweep the same placements in each")
     tables = [stability_table(r, endpoints) for r in runs]
     mean, low, high = intervals.of_mean(np.stack([t["ratio"] for t in tables]), endpoints.level, axis=0)
     index = [[{p: i for i, p in enumerate(r.placements)}[c] for c in common] for r in runs]
@@ -36,7 +35,5 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     for row in frame.itertuples():
         member = inside(cost, row.band_lo, row.band_hi, top)
         number.append(int(member.sum()))
-        concordance.append(
-            ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= endpoints.min_placements else np.nan
-        )
+        concordance.append(ranks.kendall_w(quality[:, position[row.step]][:, member]) if member.sum() >= FEWEST else np.nan)
     return frame.assign(n_placements=number, kendall_w=concordance, w_chance=1 / len(runs))

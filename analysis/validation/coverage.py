@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
-from analysis.stability.settling import time_to_stability
+from analysis.stability.settling import by_ratio
 from analysis.statistics import ranks, uncertainty
 from analysis.validation.worlds import WORLDS, World, observed_tau, realised_tau, simulate, true_tau
 
@@ -27,7 +27,7 @@ def repeat(world: World, repetitions: int, endpoints: Endpoints, seed: int = SEE
         for repetition in range(repetitions):
             scores, population = simulate(world, np.random.default_rng([seed, repetition]))
             table = stability_table(scores, replace(endpoints, seed=repetition)).iloc[: len(scores.steps)]
-            runs.append((table, time_to_stability(table, endpoints), population))
+            runs.append((table, by_ratio(table, endpoints), population))
     return runs
 
 

@@ -94,5 +94,5 @@ def _table(quick: bool) -> tuple[float, float]:
     steps = (0.3, 0.6, 0.9, 1.0) if quick else (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99, 1.0)
     scores, _ = simulate(World(**{**vars(world), "correlation": steps}), np.random.default_rng(0))
     start, cpu = time.perf_counter(), time.process_time()
-    stability_table(scores, Endpoints(resamples=100 if quick else 1000, min_placements=4))
+    stability_table(scores, Endpoints(resamples=100 if quick else 1000))
     return time.perf_counter() - start, time.process_time() - cpu

@@ -11,7 +11,7 @@ from analysis.output import comparison_report, words
 from analysis.stability import checkpoints, load_endpoints
 
 FILES = {
-    "tables": ["frontier", "pareto_drift", "stability", "tau_matrix", "time_to_stability", "top_ranks"],
+    "tables": ["frontier", "pareto_drift", "published", "stability", "tau_matrix", "time_to_stability", "top_ranks"],
     "figures": ["frontier_kept", "frontier_layers", "pareto_drift", "regret", "stability", "tau_matrix", "top_ranks"],
 }
 CONTRACT = [
@@ -114,7 +114,7 @@ def test_again_gives_the_same_bytes(finished, quick, tmp_path):
     run = finished / "small" / "run-s"
     assert report.main([str(run), "--endpoints", str(quick), "--out", str(tmp_path)]) == 0
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert len(made) == 6 + 14 + 1
+    assert len(made) == 7 + 14 + 1
     for path in made:
         assert (tmp_path / path).read_bytes() == (run / path).read_bytes(), path
 
@@ -156,12 +156,16 @@ def test_one_checkpoint_has_a_frontier_and_no_stability(quick, write_run, simula
     ("changes", "said"),
     [
         ({"verdict": "settled", "reached": True, "tokens": 40960.0, "tokens_lo": 20000.0, "tokens_hi": np.inf},
-         "In cost band 10–20 the ranking is **stable from 41k tokens** (95%: 20k to beyond the last checkpoint): τ/ceiling there "
-         "0.93 (0.91 to 0.95), regret of choosing then 0.010 (0.000 to 0.020) nats/token; n = 50 placements, 30 items."),
-        ({"verdict": "not settled"}, "In cost band 10–20 the ranking is **not settled**: at 123k tokens, the last checkpoint before the "
-         "end, τ/ceiling is 0.93 (0.91 to 0.95), below 0.9; n = 50 placements, 30 items."),
-        ({"verdict": "undecided"}, "it is **undecided** whether the ranking is settled"),
+         "In cost band 10–20 the ranking is **settled from 41k tokens** (95%: 20k to beyond the last checkpoint): at 41k tokens "
+         "(10% of the training), differences above 0.01 nats/token are final (95%: 0.005 to 0.015); choosing then loses 0.02 (0.00 to "
+         "0.04) of what choosing can gain (0.010 (0.000 to 0.020) nats/token); n = 50 placements, 30 items."),
+        ({"verdict": "not settled"}, "In cost band 10–20 the ranking is **not settled** (resolution not settled, regret not settled): at "
+         "123k tokens (30% of the training), differences above 0.01 nats/token are final (95%: 0.005 to 0.015)"),
+        ({"verdict": "undecided"}, "**undecided** (resolution undecided, regret undecided)"),
         ({"verdict": "no data"}, "In cost band 10–20 **nothing can be said** (n = 50 placements, 30 items)."),
+        ({"verdict": "not enough data"}, "there is **not enough data** for a verdict: n = 50 placements, 30 items, at least"),
+        ({"verdict": "as settled as a rerun"}, "**as settled as a rerun**"),
+        ({"verdict": "settled before training", "reached": True, "tokens": 0.0}, "**settled before training**, which is no evidence"),
     ],
 )  # fmt: skip
 def test_verdict_in_plain_words(quick, changes, said):
@@ -176,12 +180,13 @@ def test_verdict_in_plain_words(quick, changes, said):
     }
     rows = pd.DataFrame({
         "step": [0, 10, 30, 100], "tokens": [0, 40960, 122880, 409600], "band_lo": 10.0, "band_hi": 20.0, "n_placements": 50, "n_items": 30,
-        "ratio": 0.93, "ratio_lo": 0.91, "ratio_hi": 0.95, "regret": 0.01, "regret_lo": 0.0, "regret_hi": 0.02,
+        "regret": 0.01, "regret_lo": 0.0, "regret_hi": 0.02, "resolution": 0.01, "resolution_lo": 0.005, "resolution_hi": 0.015,
+        "regret_share": 0.02, "regret_share_lo": 0.0, "regret_share_hi": 0.04, "order_start": 0.5,
     })  # fmt: skip
     drift = pd.DataFrame({"tokens": [0, 1, 2], "loss": 0.1, "loss_lo": 0.0, "loss_hi": 0.2, "loss_random": 0.5, "shared_cross": 0.5,
                           "shared_ceiling": 0.8, "shared_random": 0.1})  # fmt: skip
-    tables = {"stability": rows, "time_to_stability": pd.DataFrame([time | changes]), "pareto_drift": drift}
-    lines = words.verdict(tables, load_endpoints(quick))
+    times = pd.DataFrame([time | changes | {"endpoint": endpoint} for endpoint in ("resolution", "regret")])
+    lines = words.verdict({"stability": rows, "time_to_stability": times, "pareto_drift": drift}, load_endpoints(quick))
     assert said in lines[0] and len(lines) == 2
     assert (
         "costs 0.100 (0.000 to 0.200) nats/token" in lines[1] and "found on other items (noise ceiling 80%, random choice 10%)" in lines[1]
