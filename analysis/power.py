@@ -67,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("give both --placements and --items, or neither for the committed curve")
         if options.placements is not None:
             row = power(options.placements, options.items, options.noise, options.repetitions).iloc[0]
-            print(f"a settled band of {options.placements} placements and {options.items} items is said to be settled in "
-                  f"{row['declared_settled']:.0%} of {options.repetitions} simulated runs (undecided {row['declared_undecided']:.0%})")  # fmt: skip
+            said, open_ = row["declared_settled"], row["declared_undecided"]
+            band = f"a settled band of {options.placements} placements and {options.items} items"
+            print(f"{band} is said to be settled in {said:.0%} of {options.repetitions} simulated runs (undecided {open_:.0%})")
             return
         if not options.recompute and not COMMITTED.is_file():
             raise ValueError(f"{COMMITTED} is not there: make it with --recompute, or give --placements and --items")
