@@ -15,8 +15,8 @@ import pandas as pd
 from analysis.output.command import ends
 from analysis.output.write import write_csv
 from analysis.stability.endpoints import ENDPOINTS, load_endpoints
+from analysis.validation.landscape_coverage import margin_coverage
 from analysis.validation.landscapes import LANDSCAPES
-from analysis.validation.margins import margin_coverage
 
 COMMITTED = Path(__file__).parents[1] / "results" / "validation" / "power.csv"
 SEED = 20260101

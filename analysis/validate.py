@@ -26,8 +26,8 @@ from analysis.output.write import write_csv
 from analysis.stability.endpoints import ENDPOINTS as DECLARED
 from analysis.stability.endpoints import load_endpoints
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
+from analysis.validation.landscape_coverage import margin_coverage
 from analysis.validation.landscapes import LANDSCAPES
-from analysis.validation.margins import margin_coverage
 from analysis.validation.worlds import WORLDS, World
 
 SIZES = ((30, 24), (100, 48), (300, 96))
