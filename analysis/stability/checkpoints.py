@@ -6,6 +6,7 @@ import pandas as pd
 from analysis.bands import Band, band_members, bands_in, rows_of
 from analysis.stability import pareto
 from analysis.stability.bands_over_time import ranked, stability_table
+from analysis.stability.by_task import by_task
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.published import published
 from analysis.stability.settling import time_to_stability
@@ -20,7 +21,8 @@ def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
         return {"frontier": pareto.frontier(scores), "behind": behind_best(scores, endpoints.level)}
     stability = stability_table(scores, endpoints)
     members = band_members(scores, bands_in(stability))
-    return {
+    tasks = by_task(scores, members, endpoints) if len(set(scores.tasks)) > 1 else pd.DataFrame()
+    return ({"stability_tasks": tasks} if len(tasks) else {}) | {
         "stability": stability,
         "time_to_stability": time_to_stability(stability, endpoints),
         "pareto_drift": pareto.drift(scores, np.random.default_rng(endpoints.seed), level=endpoints.level),

@@ -49,7 +49,7 @@ def _clusters_settled(P: int, rng: np.random.Generator) -> np.ndarray:
 
 def _layers(P: int, rng: np.random.Generator) -> np.ndarray:
     choice = rng.integers(0, 4, (P, 12))
-    effects = rng.standard_normal((2, 12, 4))
+    effects = np.random.default_rng(12).standard_normal((2, 12, 4))  # one supernet: its effects are the truth, placements are drawn
     effects[0] = 0.95 * effects[1] + np.sqrt(1 - 0.95**2) * effects[0]
     return SPREAD / np.sqrt(12) * effects[:, np.arange(12), choice].sum(axis=2)
 

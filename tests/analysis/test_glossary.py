@@ -37,7 +37,7 @@ def tables(simulate, write_run, tmp_path_factory) -> dict[str, list[str]]:
     quick.write_text("resamples: 10\nhalves: 1\ngroups: 4\nbands: [0.14, 0.5, 1.0]\n")
     runs = [
         write_run(
-            simulate(np.random.default_rng(s), n_placements=200, n_items=8, steps=(0, 10, 100), run=f"sim-{s}", seed=s), folder / "results"
+            simulate(np.random.default_rng(s), n_placements=200, n_items=12, steps=(0, 10, 100), run=f"sim-{s}", seed=s), folder / "results"
         )
         for s in range(2)
     ]

@@ -11,7 +11,7 @@ from analysis.output import comparison_report, words
 from analysis.stability import checkpoints, load_endpoints
 
 FILES = {
-    "tables": ["frontier", "pareto_drift", "published", "stability", "tau_matrix", "time_to_stability", "top_ranks"],
+    "tables": ["frontier", "pareto_drift", "published", "stability", "stability_tasks", "tau_matrix", "time_to_stability", "top_ranks"],
     "figures": ["frontier_kept", "frontier_layers", "pareto_drift", "regret", "stability", "tau_matrix", "top_ranks"],
 }
 CONTRACT = [
@@ -114,7 +114,7 @@ def test_again_gives_the_same_bytes(finished, quick, tmp_path):
     run = finished / "small" / "run-s"
     assert report.main([str(run), "--endpoints", str(quick), "--out", str(tmp_path)]) == 0
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert len(made) == 7 + 14 + 1
+    assert len(made) == 8 + 14 + 1
     for path in made:
         assert (tmp_path / path).read_bytes() == (run / path).read_bytes(), path
 
