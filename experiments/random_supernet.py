@@ -38,7 +38,7 @@ def make(config: Config) -> None:
         rng = stream(config.seed, "random weights")
         with new_folder(folder) as new:
             write_tensors(new, random_tensors(model, getattr(torch, config.dtype), rng), SHARD_BYTES)
-            (new / "config.json").write_text(json.dumps(native_raw(model), indent=2) + "\n")
+            (new / "config.json").write_text(json.dumps(native_raw(model, config.dtype), indent=2) + "\n")
     if not path.exists():
         rng = stream(config.seed, "random items")
         write_items([random_item(i, model.vocab, config.data.length, config.data.prompt, rng) for i in range(config.items or 1)], path)

@@ -181,7 +181,7 @@ def _write(
     if format not in (*FORMATS, "huggingface"):
         raise ValueError(f"format is {format!r}: choose from {', '.join(FORMATS)}, huggingface")
     if format == "native":
-        raw = native_raw(config) | ({"apriel2": kept} if kept else {})
+        raw = native_raw(config, str(dtype).removeprefix("torch."), kept)
     elif format == "huggingface":
         raw = hugging_face.write_config(config, str(dtype).removeprefix("torch."), kept)
         tensors = ((hugging_face.their_name(name), tensor.to(dtype)) for name, tensor in tensors)

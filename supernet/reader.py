@@ -16,6 +16,8 @@ from supernet.decoder import Supernet
 from supernet.shards import Entry, list_tensors, read_tensors, some
 
 NAME = "placement-suite"  # of the native format, in config.json
+ARCHITECTURE = "SupernetForCausalLM"  # what other programs, vLLM among them, know the native format by
+FOR_OTHERS = ("format", "apriel2", "model_type", "architectures", "dtype", "eos_token_id")  # in a native config.json, beside the shapes
 OURS = r"(?:embed|norm|head)\.weight$|blocks\.\d+\."  # how the names of a state dict begin
 ROPE_SCALING = ("rope_type", "rope_factor", "rope_low", "rope_high", "rope_original")  # written where they differ from the plain embedding
 
@@ -59,7 +61,7 @@ def open_layers(folder: str | Path, teacher: str | Path | None = None) -> LayerR
         return _open_run(folder, Path(teacher) if teacher else None)
     raw = read_json(folder / "config.json")
     try:
-        foreign = apriel2.read_config(raw) if "model_type" in raw else None
+        foreign = apriel2.read_config(raw) if NAME not in (raw.get("format"), raw.get("model_type", NAME)) else None
         config = foreign.config if foreign else native_config(raw)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
@@ -88,15 +90,22 @@ def native_config(raw: dict[str, Any]) -> SupernetConfig:
     if raw.get("format", NAME) != NAME:
         raise ValueError(f"format is {raw['format']!r}: only {NAME} can be read")
     try:
-        return SupernetConfig(**{name: value for name, value in raw.items() if name not in ("format", "apriel2")})
+        return SupernetConfig(**{name: value for name, value in raw.items() if name not in FOR_OTHERS})
     except TypeError as error:
         raise ValueError(f"not the shapes of a supernet ({error})") from None
 
 
-def native_raw(config: SupernetConfig) -> dict[str, Any]:
-    """The config.json of the native format."""
+def native_raw(config: SupernetConfig, dtype: str = "", kept: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The config.json of the native format. With ``dtype``, as in "bfloat16", vLLM knows the folder too (``supernet/serving``).
+
+    ``kept``: fields of an Apriel2 config that we do not compute with.
+    """
     later = {f.name: f.default for f in fields(SupernetConfig) if f.name == "fixed" or f.name in ROPE_SCALING}
-    return {"format": NAME, **{name: value for name, value in asdict(config).items() if name not in later or value != later[name]}}
+    shapes = {name: value for name, value in asdict(config).items() if name not in later or value != later[name]}
+    for_others = {"model_type": NAME, "architectures": [ARCHITECTURE], "dtype": dtype} if dtype else {}
+    if kept and kept.get("eos_token_id") is not None:
+        for_others["eos_token_id"] = kept["eos_token_id"]
+    return {"format": NAME, **for_others, **shapes} | ({"apriel2": kept} if kept else {})
 
 
 def check_tensors(

@@ -37,6 +37,14 @@ def test_supernet_knows_nobody(path):
     assert not uses(path, "experiments", "analysis")
 
 
+@pytest.mark.parametrize("package", OURS)
+def test_nobody_imports_serving(package):
+    """It needs vLLM, which has an environment of its own."""
+    for path in files(package):
+        if "serving" not in path.parts:
+            assert not [name for name in imported(path) if name.startswith("supernet.serving") or name.split(".")[0] == "vllm"], path
+
+
 @pytest.mark.parametrize("path", files("analysis"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_analysis_reads_tables_only(path):
     assert not uses(path, "experiments", *TORCH)

@@ -40,7 +40,7 @@ def attend_after(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, 
         write(k, v, keys, values, start)
         k, v = keys[:, :, : longest + T], values[:, :, : longest + T]
         if T == 1 and isinstance(start, int):
-            return _grouped(q, k, v, None)
+            return grouped(q, k, v, None)
     first = torch.as_tensor(start, device=q.device).view(-1, 1)  # [B] or [1], 1
     own = first + torch.arange(T, device=q.device)
     slot = torch.arange(min(longest + T * fits, R), device=q.device)
@@ -55,10 +55,10 @@ def attend_after(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, 
     seen = (distance >= 0) & (positions >= 0)[:, None, :]
     if window is not None:
         seen &= distance < window
-    return _grouped(q, k, v, seen[:, None])
+    return grouped(q, k, v, seen[:, None])
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+def grouped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """q [B, H, T, d] over k, v [B, kv_heads, N, d] where ``seen`` [B or 1, 1, T, N] (None: everywhere): [B, H, T, d]."""
     B, H, T, d = q.shape
     group = H // k.shape[1]
