@@ -40,7 +40,7 @@ ModelOptions = dataclasses.make_dataclass("ModelOptions", [(name, its | None, fi
 class DataConfig:
     kind: str = "synthetic"  # synthetic | reasoning (reasoning-gym) | prompts (data.path): prompts with the teacher's own traces
     # | text (data.path): documents cut into sequences
-    tasks: list[str] = field(default_factory=list)  # reasoning: generator names; prompts: values of the column data.task, empty: all
+    tasks: list[str] = field(default_factory=list)  # reasoning: generator names, empty: REASONING; prompts: values of data.task, empty: all
     path: str = ""  # prompts, text: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set; text: or a .txt file
     subset: str = ""  # prompts: configuration of the Hugging Face data set, where it has several
     part: str = "train"  # prompts: part of the Hugging Face data set
@@ -157,6 +157,10 @@ OmegaConf.register_new_resolver(
 )  # conf/scale/study.yaml: heads of a width
 OmegaConf.register_new_resolver("times", lambda number, factor: number * factor, replace=True)
 
+REASONING = ("gsm_symbolic", "simple_equations", "aiw", "family_relationships", "number_filtering", "gcd", "fraction_simplification",
+             "syllogism")  # fmt: skip
+"""Tasks of reasoning-gym on which a small model's traces are sensible."""
+
 ONE_OF = {
     "teacher.source": ("trained", "huggingface", "smollm2"),
     "data.kind": ("synthetic", "reasoning", "prompts", "text"),
@@ -193,6 +197,11 @@ def check(config: DictConfig) -> Config:
             raise ValueError(f"{key} is {value}: give a positive number")
     typed: Config = OmegaConf.to_object(config)
     typed.model = with_shapes(typed)
+    if typed.data.kind == "reasoning" and not typed.data.tasks:
+        typed.data.tasks = list(REASONING)
+    if typed.data.tasks and (typed.data.kind in ("synthetic", "text") or typed.data.kind == "prompts" and not typed.data.task):
+        more = ", which names no data.task to choose from" if typed.data.kind == "prompts" else ""
+        raise ValueError(f"data.tasks={typed.data.tasks} is not used with data.kind={typed.data.kind}{more}: leave it out")
     if typed.memory_gib < 0:
         raise ValueError(f"memory_gib is {typed.memory_gib}: give a positive number, or 0 for a share of what is free")
     if not 0 <= typed.shard < typed.shards:

@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments.config import Config, data_dir, needs_teacher, sequence_files, teacher_dir
+from experiments.config import Config, data_dir, model_config, needs_teacher, sequence_files, teacher_dir
 from experiments.data.items import read_items
 from experiments.data.making import make_missing
 from experiments.runs.entry import run
@@ -17,9 +17,15 @@ def teach(config: Config) -> None:
     make_missing(config)
     if needs_teacher(config):
         print(f"teacher: {teacher_dir(config)}")
+    longest, model = 0, model_config(config)
     for name in sequence_files(config):
         path = data_dir(config) / f"{name}.parquet"
-        print(f"{name}: {len(read_items(path))} sequences in {path}")
+        found = read_items(path)
+        longest = max(longest, *(len(item.tokens) for item in found))
+        print(f"{name}: {len(found)} sequences in {path}")
+    if not config.supernet and "S" in model.mixers and longest <= model.window:
+        raise ValueError(f"no sequence in {data_dir(config)} has more than {longest} tokens: with model.window={model.window} S is F: "
+                         f"set it to {longest // 2} or less, or give longer prompts or answers")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ def make_missing(config: Config, shipped: Path = SHIPPED) -> None:
                 shutil.copytree(along, new, dirs_exist_ok=True)
         else:
             save_teacher(make_teacher(config), folder, source=describe(config))
+    if needs_teacher(config) and config.teacher.source != "trained" and config.data.kind != "synthetic":
+        from experiments.data.tokens import keep_tokenizer  # needs the llm extra
+
+        keep_tokenizer(*hugging_face_location(config), folder / "tokenizer")
     for name in sequence_files(config):
         path = data_dir(config) / f"{name}.parquet"
         if not path.exists():
@@ -68,13 +72,15 @@ def make_items(config: Config, name: str) -> list[Item]:
         if name == "train":
             return training_items(data, rng)
         return sample_traces(load_teacher(teacher_dir(config)), data, data.items, rng, torch_stream(data.seed, "traces"))
-    # Both need the llm extra.
-    from experiments.data import prompts, traces
+    # They need the llm extra.
+    from experiments.data import prompts, text, traces
 
     if config.teacher.source == "trained":
         raise ValueError(f"data.kind={data.kind} needs a language model as teacher: set teacher.source to huggingface or smollm2")
     path, gguf = hugging_face_location(config)
     count = data.items if name == "items" else data.train
+    if data.kind == "text":
+        return text.make_items(path, gguf, data, name)
     how = {"split": name, "batch": min(count, 136), "progress": True, "device": pick_device(config)}
     if data.kind == "prompts":
         return prompts.make_items(path, gguf, data, **how)

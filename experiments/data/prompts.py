@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from experiments.config import DataConfig
-from experiments.data.traces import answered, in_turn, load_tokenizer, prompts, shares
+from experiments.data.tokens import load_tokenizer
+from experiments.data.traces import answered, in_turn, prompts, shares
 from experiments.runs.streams import stream
 from supernet.scoring import Item
 from supernet.teacher import hugging_face_model
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 READERS = {
-    ".parquet": pd.read_parquet,
-    ".jsonl": lambda path: pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()]),
+    ".parquet": lambda path: pd.read_parquet(path, dtype_backend="numpy_nullable"),  # whole numbers stay so beside missing ones
+    ".jsonl": lambda path: pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()], dtype=object),
     ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
 }
 
@@ -40,7 +41,7 @@ def make_items(
     token. Raises ValueError, one line, where the data cannot be read or do not suffice.
     """
     frame = read_prompts(data)
-    tasks = list(data.tasks) or sorted(frame["task"].unique())
+    tasks = list(data.tasks) if data.task and data.tasks else sorted(frame["task"].unique())
     count = data.items if split == "items" else data.train
     wanted = shares(tasks, count, data.prompt, data.length, split)
     order = stream(data.seed, "prompts").permutation(len(frame))
@@ -49,7 +50,7 @@ def make_items(
         known = ", ".join(sorted(frame["task"].unique())[:10])
         raise ValueError(f"data.tasks has {absent[0]!r}, which no prompt of {data.path} is of: choose from {known}")
     tokenizer = load_tokenizer(model_path, gguf_file)
-    streams = {task: prompts(task, texts[task], data.prompt, split, tokenizer) for task in tasks}
+    streams = {task: prompts(task, texts[task], data.prompt, split, tokenizer, wanted[task]) for task in tasks}
     if data.answer:
         taken = {
             task: [with_answer(task, *next(streams[task]), frame["answer"], tokenizer, data.length) for _ in range(wanted[task])]
@@ -62,20 +63,25 @@ def make_items(
 
 def with_answer(task: str, row: int, prompt: list[int], answers: pd.Series, tokenizer: "PreTrainedTokenizerBase", length: int) -> Item:
     """A prompt with the answer of its row and the end token, cut at ``length`` tokens."""
-    answer = tokenizer(answers[row], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    answer = tokenizer(answers[row], add_special_tokens=False)["input_ids"] + end
     return Item(f"{task}-{row:05d}", task, torch.tensor((prompt + answer)[:length]), len(prompt))
 
 
-def read_prompts(data: DataConfig) -> pd.DataFrame:
-    """Columns prompt, task and, with ``data.answer``, answer; rows without a prompt or an answer are left out. Raises ValueError."""
-    table = read_table(data)
+def read_prompts(data: DataConfig, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Columns prompt, task and, with ``data.answer``, answer; rows without a prompt or an answer are left out. Raises ValueError.
+
+    ``table``: what ``read_table`` gives, where it was read before.
+    """
+    table = read_table(data) if table is None else table
     columns = {"prompt": data.column, "task": data.task, "answer": data.answer}
     for option, column in columns.items():
         if column and column not in table:
             name = "column" if option == "prompt" else option
             raise ValueError(f"data.{name} is {column!r}, no column of {data.path}: choose from {', '.join(map(str, table.columns))}")
     frame = pd.DataFrame({option: table[column] for option, column in columns.items() if column})
-    frame = frame[frame.notna().all(axis=1)]
+    kept = frame.notna().all(axis=1)
+    frame = frame.apply(whole_numbers)[kept]
     for option in frame:
         if (foreign := frame[option].map(lambda value: not isinstance(value, str | int | float))).any():
             kind = type(frame[option][foreign].iloc[0]).__name__
@@ -83,6 +89,13 @@ def read_prompts(data: DataConfig) -> pd.DataFrame:
     frame = frame.astype(str)
     frame = frame[(frame.drop(columns="task", errors="ignore").apply(lambda column: column.str.strip()) != "").all(axis=1)]
     return (frame if data.task else frame.assign(task=Path(data.path).stem)).reset_index(drop=True)
+
+
+def whole_numbers(column: pd.Series) -> pd.Series:
+    """A column of floats that are whole numbers beside missing values: pandas made it so, and 18 was meant, not 18.0."""
+    if not pd.api.types.is_float_dtype(column) or not column.isna().any() or not (column.dropna() % 1 == 0).all():
+        return column
+    return column.astype("Int64")
 
 
 def read_table(data: DataConfig) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from experiments.data.tokens import as_prompt, load_tokenizer
 from supernet.scoring import Item
 from supernet.teacher import hugging_face_model
 
@@ -45,7 +46,7 @@ def make_items(
     wanted = shares(tasks, count, prompt_tokens, length, split)
     datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
     model, tokenizer = hugging_face_model(model_path, gguf_file, dtype, length).to(device), load_tokenizer(model_path, gguf_file)
-    streams = {task: prompts(task, questions(datasets[task]), prompt_tokens, split, tokenizer) for task in tasks}
+    streams = {task: prompts(task, questions(datasets[task]), prompt_tokens, split, tokenizer, wanted[task]) for task in tasks}
     return answered(model, tokenizer.eos_token_id, streams, wanted, length, seed, split, batch, progress)
 
 
@@ -64,7 +65,7 @@ def shares(tasks: list[str], count: int, prompt_tokens: int, length: int, split:
 
 def answered(
     model: "PreTrainedModel",
-    end: int,
+    end: int | None,
     streams: Mapping[str, Iterator[tuple[int, list[int]]]],
     wanted: Mapping[str, int],
     length: int,
@@ -75,8 +76,8 @@ def answered(
 ) -> list[Item]:
     """``wanted`` prompts of each task's stream (index, tokens), each with a trace of the model, the tasks in turn.
 
-    Traces are sampled at temperature 1 (the model's distribution itself) and end with token ``end`` or at ``length`` tokens, prompt
-    included. Those shorter than SHORTEST are left out, and another prompt taken.
+    Traces are sampled at temperature 1 (the model's distribution itself) and end with token ``end`` (None: never) or at ``length``
+    tokens, prompt included. Those shorter than SHORTEST are left out, and another prompt taken.
     """
     tasks = list(streams)
     taken: dict[str, list[Item]] = {task: [] for task in tasks}
@@ -96,16 +97,6 @@ def answered(
 def in_turn(taken: Mapping[str, list[Item]]) -> list[Item]:
     """The first item of every task, then the second of every task, and so on."""
     return [item for one_of_each in itertools.zip_longest(*taken.values()) for item in one_of_each if item is not None]
-
-
-def load_tokenizer(model_path: str, gguf_file: str) -> "PreTrainedTokenizerBase":
-    """The teacher's own tokenizer. Raises ValueError where it has no chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_path, **({"gguf_file": gguf_file} if gguf_file else {}))
-    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {model_path!r} has no chat template or no end token: choose an instruction-tuned teacher")
-    return tokenizer
 
 
 def open_task(task: str, size: int, seed: int) -> "ProceduralDataset":
@@ -128,35 +119,45 @@ def questions(dataset: "ProceduralDataset") -> Iterator[tuple[int, str]]:
 
 
 def prompts(
-    task: str, texts: Iterable[tuple[int, str]], prompt_tokens: int, split: str, tokenizer: "PreTrainedTokenizerBase"
+    task: str, texts: Iterable[tuple[int, str]], prompt_tokens: int, split: str, tokenizer: "PreTrainedTokenizerBase", wanted: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """A task's distinct prompts that belong to the split and fit, in the order of ``texts`` (index, text): (index, chat-formatted tokens).
+    """A task's distinct prompts that belong to the split and fit, in the order of ``texts`` (index, text): (index, tokens).
 
-    Raises ValueError when another is asked for and there is none.
+    Raises ValueError, which says how many there are and that ``wanted`` are needed, when another is asked for and there is none.
     """
-    seen, tried = set(), 0
+    seen, tried, fitting, longer = set(), 0, 0, 0
     for tried, (index, text) in enumerate(texts, start=1):  # noqa: B007
         text = text.strip()
         if text in seen or split != split_of(text):
             continue
         seen.add(text)
-        chat = [{"role": "user", "content": text}]
-        tokens = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        tokens = as_prompt(tokenizer, text)
         if len(tokens) <= prompt_tokens:
+            fitting += 1
             yield index, tokens
+        else:
+            longer += 1
+    # A trace that is too short takes another prompt: more may be used up than sequences are wanted.
     raise ValueError(
-        f"task {task!r} gave too few prompts of at most {prompt_tokens} tokens for {split} in {tried}: raise data.prompt, "
-        f"lower data.{split}, or drop the task"
+        f"task {task!r} has {fitting} distinct prompts of at most {prompt_tokens} tokens for {split} ({tried} read, {longer} are longer), "
+        f"and {wanted} sequences are needed: raise data.prompt, lower data.{split}, or give more prompts"
     )
 
 
 def split_of(text: str) -> str:
     """The split that a prompt belongs to, from its text alone."""
-    return SPLITS[int(hashlib.sha256(text.encode()).hexdigest(), 16) % ITEM_SHARE == 0]
+    return side_of(hashlib.sha256(text.encode()).digest())
+
+
+def side_of(digest: bytes) -> str:
+    """The split of whatever has this hash: one in ITEM_SHARE is an item."""
+    return SPLITS[int.from_bytes(digest) % ITEM_SHARE == 0]
 
 
 @torch.inference_mode()
-def sample_traces(model: "PreTrainedModel", prompts: list[list[int]], length: int, end: int, generator: torch.Generator) -> list[list[int]]:
+def sample_traces(
+    model: "PreTrainedModel", prompts: list[list[int]], length: int, end: int | None, generator: torch.Generator
+) -> list[list[int]]:
     """One continuation per prompt at temperature 1: up to and with token ``end``, or until prompt and trace have ``length`` tokens.
 
     Prompts are padded on the left; rows that have ended leave the batch and the key-value cache.
@@ -165,7 +166,7 @@ def sample_traces(model: "PreTrainedModel", prompts: list[list[int]], length: in
 
     width, device = max(map(len, prompts)), model.device
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    tokens = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=device)
+    tokens = torch.tensor([[end or 0] * (width - len(p)) + p for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     traces: list[list[int]] = [[] for _ in prompts]
     rows, cache = torch.arange(len(prompts), device=device), DynamicCache()

@@ -100,7 +100,9 @@ def plan_teach(config: Config, rate: float) -> list[Line]:
     for name in sequence_files(config):
         found, note = sequences(config, name)
         tokens, written = sum(len(item.tokens) for item in found), (data_dir(config) / f"{name}.parquet").exists()
-        sampled = config.data.kind != "synthetic" and not config.data.answer or config.data.kind == "synthetic" and name == "items"
+        sampled = (
+            config.data.kind in ("reasoning", "prompts") and not config.data.answer or config.data.kind == "synthetic" and name == "items"
+        )
         flops += 0.0 if written or not sampled else len(found) * forward_flops(model, "F" * model.layers, config.data.length)
         path = data_dir(config) / f"{name}.parquet"
         lines += [(name, f"{len(found)} sequences, {note}{count(tokens)} tokens, {path}, {size(tokens * TOKEN_BYTES)}{done(written)}")]

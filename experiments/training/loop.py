@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from experiments.config import Config, data_dir, items_path, model_config, run_dir, stage_options, teacher_dir
 from experiments.data.items import batch_of_step, collate, read_items, sha256
+from experiments.data.tokens import copy_tokenizer
 from experiments.runs.kernels import choose_kernels, compile_shared
 from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
 from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints, Validation
@@ -172,6 +173,7 @@ def recorded(config: Config, **fields: object) -> Iterator[None]:
         return
     with status(folder, config.stage):
         write_config(folder, config)
+        copy_tokenizer(teacher_dir(config) / "tokenizer", folder / "tokenizer")
         known = dict(
             data={name: sha256(data_dir(config) / f"{name}.parquet") for name in ("train", "items")},
             parameters=count_parameters(model),

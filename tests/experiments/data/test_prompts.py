@@ -1,3 +1,4 @@
+import shutil
 import sys
 import types
 
@@ -103,6 +104,59 @@ def test_columns_of_lists_are_refused_and_empty_rows_left_out(tmp_path):
         read_prompts(data(path, column="messages"))
     table.loc[0, "question"], table.loc[1, "question"] = " ", None
     assert len(read_prompts(data(write(tmp_path / "holes.jsonl", table)))) == 6
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_whole_numbers_stay_whole_beside_missing_ones(tmp_path, suffix):
+    big = 2**53 + 1
+    table = pd.DataFrame({"question": list("abcd"), "answer": pd.array([18, None, big, -3], dtype="Int64"), "half": [0.5, 2.0, 3.0, 1.0]})
+    path = write(tmp_path / f"numbers{suffix}", table)
+    assert read_prompts(data(path, answer="answer"))["answer"].tolist() == ["18", str(big), "-3"]
+    assert read_prompts(data(path, answer="half"))["answer"].tolist() == ["0.5", "2.0", "3.0", "1.0"]
+
+
+def test_whole_numbers_that_pandas_had_made_floats(tmp_path):
+    table = pd.DataFrame({"question": list("abc"), "answer": [18.0, None, 3.0], "measured": [18.0, None, 2.5]})
+    path = write(tmp_path / "numbers.parquet", table)
+    assert read_prompts(data(path, answer="answer"))["answer"].tolist() == ["18", "3"]
+    assert read_prompts(data(path, answer="measured"))["answer"].tolist() == ["18.0", "2.5"]
+    assert read_prompts(data(path, task="answer"))["task"].tolist() == ["18", "3"]
+
+
+def test_base_models_take_the_prompt_as_it_is(tmp_path):
+    folder = write_folder(tmp_path / "base", template=False)
+    options = data(write(tmp_path / "questions.csv", frame()), answer="answer")
+    for item in items_of(folder, options):
+        assert text(item.tokens[: item.prompt]).startswith("What is ") and text(item.tokens[item.prompt :]).startswith("It is ")
+    assert all(len(i.tokens) <= 40 for i in items_of(folder, data(options.path)))  # traces of its own
+
+
+def test_messages_say_what_is_short(folder, tmp_path):
+    options = data(write(tmp_path / "questions.csv", frame()), answer="answer", train=500)
+    with pytest.raises(
+        ValueError, match=r"has \d\d distinct prompts of at most 24 tokens for train \(160 read, 0 are longer\), and 500 seq"
+    ):
+        items_of(folder, options, "train")
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    other = shutil.copytree(folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(10)])
+    tokenizer.save_pretrained(other)
+    options = data(write(tmp_path / "questions.csv", frame()), answer="answer")
+    with pytest.raises(ValueError, match=rf"has {len(SYMBOLS) + 10} tokens, the model {len(SYMBOLS)}: they do not belong together"):
+        items_of(str(other), options)
+
+
+def test_the_tasks_of_a_scale_do_not_reach_own_prompts():
+    own = ["scale=135m", "data.kind=prompts", "data.path=x.jsonl"]
+    assert config("scale=135m").data.tasks[0] == "gsm_symbolic" and config(*own).data.tasks == []
+    assert config(*own, "data.task=kind", "data.tasks=[sum]").data.tasks == ["sum"]
+    with pytest.raises(ValueError, match="not used with data.kind=prompts, which names no data.task"):
+        config(*own, "data.tasks=[sum]")
 
 
 def test_hugging_face_data_sets(folder, monkeypatch):
