@@ -4,6 +4,8 @@ RUNS ?=
 GRID ?=
 LAUNCHER ?= local
 COMMAND ?= chain
+CELLS ?= l5-h64 l10-h64 l5-h128 l20-h64 l10-h128
+SEEDS ?= 0,1,2,3
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 PY = .venv/bin/python
@@ -24,6 +26,12 @@ grid: $(SETUP)        ## COMMAND for every cell of GRID="seed=1,2,3 distill.samp
 figures: .venv/.base  ## every table, figure and report again, from the score tables alone (RUNS="..." for some)
 	$(PY) -m analysis.report $(RUNS)
 	$(PY) -m analysis.strategies $(RUNS)
+
+study: .venv/.base    ## the scales study (docs/study.md), cell by cell, by LAUNCHER=local|slurm; the same command continues
+	for cell in $(CELLS); do $(PY) -m experiments.chain -m hydra/launcher=$(LAUNCHER) scale=$$cell seed=$(SEEDS) $(ARGS) || exit 1; done
+
+study-figures: .venv/.base  ## its tables and figures again, from the score tables alone
+	$(PY) -m analysis.scales
 
 presets: .venv/.base  ## the best placement per budget, how sure that is and how it drifted (RUNS="..." for some)
 	$(PY) -m analysis.presets $(RUNS)
@@ -70,4 +78,4 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	.venv-vllm/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
-.PHONY: help sweep grid figures presets chat bench test lint clean
+.PHONY: help sweep grid study study-figures figures presets chat bench test lint clean
