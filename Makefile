@@ -4,7 +4,7 @@ RUNS ?=
 GRID ?=
 LAUNCHER ?= local
 COMMAND ?= chain
-CELLS ?= l5-h64 l10-h64 l5-h128 l20-h64 l10-h128
+CELLS ?= l5-h64,l10-h64,l5-h128,l20-h64,l10-h128
 SEEDS ?= 0,1,2,3
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
@@ -27,8 +27,8 @@ figures: .venv/.base  ## every table, figure and report again, from the score ta
 	$(PY) -m analysis.report $(RUNS)
 	$(PY) -m analysis.strategies $(RUNS)
 
-study: .venv/.base    ## the scales study (docs/study.md), cell by cell, by LAUNCHER=local|slurm; the same command continues
-	for cell in $(CELLS); do $(PY) -m experiments.chain -m hydra/launcher=$(LAUNCHER) scale=$$cell seed=$(SEEDS) $(ARGS) || exit 1; done
+study: .venv/.base    ## the scales study (docs/study.md) as one grid, by LAUNCHER=local|slurm; the same command continues
+	$(PY) -m experiments.chain -m hydra/launcher=$(LAUNCHER) scale=$(CELLS) seed=$(SEEDS) $(ARGS)
 
 study-figures: .venv/.base  ## its tables and figures again, from the score tables alone
 	$(PY) -m analysis.scales

@@ -9,6 +9,7 @@ Writes, one row per world and step (or verdict), with n, seed and level:
 - regret.csv: regret of choosing at t against its expectation, and coverage of its interval;
 - margins.csv, settled.csv: coverage of resolution, order and linear at the step before T in the worlds of ``landscapes``, at several
   numbers of placements and items; rates of the verdicts there (the worlds in which earlier endpoints failed);
+- study.csv: the slopes of a planted study of scales (the fit alone, and from score tables);
 - slope.csv: what a cost slope does to τ over the whole range, within bands, and within bands at equal cost.
 Worlds that a file already holds at this n, seed and level are kept: a run that was cut short continues.
 """
@@ -28,6 +29,7 @@ from analysis.stability.endpoints import load_endpoints
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
 from analysis.validation.landscape_coverage import margin_coverage
 from analysis.validation.landscapes import LANDSCAPES
+from analysis.validation.planted_study import planted_scores, planted_tables
 from analysis.validation.worlds import WORLDS, World
 
 SIZES = ((30, 24), (100, 48), (300, 96))
@@ -56,9 +58,23 @@ def main(repetitions: int = 500, out: str | Path = "results/validation") -> None
             f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True
         )
     margins(out, repetitions)
+    study(out, repetitions)
     fewer = {**mark, "n": max(2, repetitions // 10)}
     if not _has(out / "slope.csv", "slopes", fewer):
         _append(out / "slope.csv", slopes(fewer["n"]), World("slopes", placements=240), fewer)
+
+
+def study(out: Path, repetitions: int) -> None:
+    """study.csv: the tables four times as often as the rest, score tables a fifth as often, which take seconds each."""
+    planned = {
+        "teachers alike": lambda n: planted_tables(0.0, 0.05, n, SEED, ENDPOINTS.level),
+        "teachers differ": lambda n: planted_tables(0.1, 0.03, n, SEED, ENDPOINTS.level),
+        "from scores": lambda n: planted_scores(n, SEED, level=ENDPOINTS.level),
+    }
+    for name, simulate in planned.items():
+        n = max(2, repetitions // 5) if name == "from scores" else 4 * repetitions
+        if not _has(out / "study.csv", name, {"n": n, "seed": SEED, "level": ENDPOINTS.level}):
+            _append(out / "study.csv", simulate(n), World(name), {"n": n, "seed": SEED, "level": ENDPOINTS.level})
 
 
 def margins(out: Path, repetitions: int) -> None:

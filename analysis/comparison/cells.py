@@ -1,0 +1,226 @@
+"""Cells of the scales study: endpoints of drift per run, and their slopes over depth and width with the teacher as a random effect.
+
+Letters: S steps (the last is T), P placements, I items, G groups of items, N runs, K coefficients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from analysis.bands import inside
+from analysis.cost import full_cost
+from analysis.input.runs import options
+from analysis.stability.endpoints import Endpoints
+from analysis.statistics.intervals import quantile
+from analysis.statistics.linear import linear
+from analysis.statistics.margins import DELTAS, noise_free, order_curve, resolution
+from analysis.statistics.ranks import kendall_tau_b, spearman
+from analysis.statistics.uncertainty import item_groups, item_weights, split_halves
+from analysis.table import Scores, load_scores
+
+DRIFTS = ("order", "choice", "landscape", "tau", "whole_range")
+"""Endpoints, 0 where nothing drifts: 1 - order at the declared margin; regret share; 1 - linear correlation; 1 - τ-b in the bands;
+1 - Spearman over the whole range."""
+
+SHARES = (0.25, 0.5, 0.75)
+"""Of the training: when the slopes are taken. 1/2 is the primary one."""
+
+REFERENCE = (5, 64)
+"""Layers and width at which the intercept is read."""
+
+IN_A_BAND = 100
+"""Placements of a band that enter, so that the best of a band is the best of as many in every cell."""
+
+HALVES = 64
+"""Random halves of the items over which regret is averaged."""
+
+
+class Cell(NamedTuple):
+    """One run of the study."""
+
+    path: Path
+    layers: int
+    width: int
+    tokens_per_parameter: float
+    teacher: int  # the replicate: teacher, data, initialisation and order
+    scores: Scores
+
+    @property
+    def name(self) -> str:
+        return f"l{self.layers}-h{self.width}"
+
+
+def load_cells(paths: Sequence[Path]) -> list[Cell]:
+    """The runs among ``paths`` that are cells: a constant rate, tokens per trained parameter, no cooled copy; by cell and teacher."""
+    cells = []
+    for path in paths:
+        its = options(path)
+        distill = its.get("distill", {})
+        if not distill.get("tokens_per_parameter") or distill.get("schedule") != "constant" or its.get("stage") == "cooled":
+            continue
+        model = its["model"]
+        cell = Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], load_scores(path))
+        cells.append(cell)
+    return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher))
+
+
+def members_of(scores: Scores, endpoints: Endpoints) -> list[tuple[float, np.ndarray]]:
+    """(lower edge as a share of all-FA's cost, indices of at most IN_A_BAND placements) of every band; drawn once, from the seed."""
+    edges = np.array(endpoints.bands) * full_cost(scores.placements, scores.cost)
+    rng = np.random.default_rng(endpoints.seed)
+    found = []
+    for share, lo, hi in zip(endpoints.bands, edges, edges[1:], strict=False):
+        rows = np.flatnonzero(inside(scores.cost, lo, hi, edges[-1]))
+        found.append((share, np.sort(rng.permutation(rows)[:IN_A_BAND])))
+    return [(share, rows) for share, rows in found if len(rows) >= endpoints.min_placements]
+
+
+def drifts(scores: Scores, endpoints: Endpoints, keep: np.ndarray | None = None) -> pd.DataFrame:
+    """Endpoints of one run from the items ``keep`` (bool [I]; all): columns step, share, DRIFTS and resolution, means over the bands."""
+    some = scores if keep is None else scores.part(items=[i for i, k in zip(scores.items, keep, strict=True) if k])
+    means = some.quality.mean(axis=2)
+    frames = []
+    for _, rows in members_of(scores, endpoints):
+        cost, quality = np.asarray(scores.cost)[rows], some.quality[:, rows]
+        found = linear(quality, some.tasks, 2, np.random.default_rng(endpoints.seed), cost=cost)
+        order, finest = zip(*(_order(found, s, endpoints) for s in range(len(scores.steps))), strict=True)
+        tau = [kendall_tau_b(row, found.means[-1]) for row in found.means]
+        columns = {"order": 1 - np.array(order), "resolution": finest, "choice": _regret_share(quality, some.tasks, endpoints.seed)}
+        frames.append(pd.DataFrame(columns | {"landscape": 1 - found.rho, "tau": 1 - np.array(tau)}))
+    table = sum(frames) / len(frames)
+    whole = [1 - spearman(row, means[-1]) for row in means]
+    return table.assign(whole_range=whole, step=scores.steps, share=scores.tokens / scores.tokens[-1])
+
+
+def _order(found: object, s: int, endpoints: Endpoints) -> tuple[float, float]:
+    """(order at the declared margin, resolution in nats/token) of step s: point estimates as ``stability.margin_columns`` has them."""
+    if not np.isfinite(found.rho[s]):
+        return np.nan, np.nan
+    t, last = found.signal[s, 0, 0], found.signal[s, 1, 1]
+    cross = np.clip(found.rho[s], -1, 1) * np.sqrt(t * last)
+    curve, pairs, _ = order_curve(noise_free(found.means[[s, -1]], np.array([[t, cross], [cross, last]])))
+    at = int(np.flatnonzero(endpoints.delta_settled + 1e-9 >= DELTAS)[-1])
+    return float(curve[at]), resolution(curve, pairs, endpoints.order_threshold)
+
+
+def _regret_share(quality: np.ndarray, tasks: list[str], seed: int) -> np.ndarray:
+    """Regret of the choice of every step over that of a random one [S]: quality [S, P, I], chosen on one half of the items, scored on
+    the other."""
+    masks = split_halves(tasks, HALVES, np.random.default_rng(seed))
+    masks = np.concatenate([masks, ~masks])
+    chosen = np.einsum("ri,spi->rsp", item_weights(masks, tasks), quality).argmax(axis=2)  # [R, S]
+    scored = item_weights(~masks, tasks) @ quality[-1].T  # [R, P]
+    picked = np.take_along_axis(scored, chosen, axis=1)
+    chance = (picked[:, -1] - scored.mean(axis=1)).mean()
+    return (picked[:, -1:] - picked).mean(axis=0) / chance if chance > 0 else np.full(len(quality), np.nan)
+
+
+def table_of(cells: Sequence[Cell], endpoints: Endpoints) -> pd.DataFrame:
+    """``drifts`` of every run with its cell: columns cell, layers, width, tokens_per_parameter, teacher, run besides."""
+    return pd.concat([_of_cell(drifts(c.scores, endpoints), c) for c in cells], ignore_index=True)
+
+
+def _of_cell(table: pd.DataFrame, c: Cell) -> pd.DataFrame:
+    same = {"layers": c.layers, "width": c.width, "tokens_per_parameter": c.tokens_per_parameter, "teacher": c.teacher}
+    return table.assign(cell=c.name, **same, run=f"{c.scores.scale}/{c.scores.run}")
+
+
+def at_share(table: pd.DataFrame, share: float) -> pd.DataFrame:
+    """The row of every run that is nearest to a share of the training."""
+    near = (table["share"] - share).abs()
+    return table.loc[near.groupby(table["run"]).idxmin()]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients of one endpoint. K: intercept, then those of ``names``."""
+
+    names: tuple[str, ...]
+    values: np.ndarray  # [K]
+    errors: np.ndarray  # [K] standard errors
+    degrees: int
+    teacher_sd: float
+    residual_sd: float
+
+
+def design(layers: np.ndarray, width: np.ndarray, r: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """(names, X [N, K]): doublings of depth, of width and of tokens per parameter; what does not vary is left out."""
+    columns = {"depth": np.log2(layers / REFERENCE[0]), "width": np.log2(width / REFERENCE[1]), "tokens": np.log2(r / r.max())}
+    varied = {name: x for name, x in columns.items() if np.ptp(x) > 0}
+    return ("intercept", *varied), np.stack([np.ones(len(layers)), *varied.values()], axis=1)
+
+
+def fit(y: np.ndarray, X: np.ndarray, names: tuple[str, ...], teacher: np.ndarray) -> Fit:
+    """y = X b + teacher + error by restricted maximum likelihood (Patterson & Thompson 1971): y [N], X [N, K], teacher [N].
+
+    Degrees of freedom: runs less coefficients less the other teachers, what is left within teachers (containment). Raises ValueError
+    where no run is left over.
+    """
+    Z = (teacher[:, None] == np.unique(teacher)).astype(float)
+    degrees = len(y) - X.shape[1] - (Z.shape[1] - 1)
+    if degrees < 1 or np.linalg.matrix_rank(X) < X.shape[1]:
+        raise ValueError(f"{len(y)} runs of {Z.shape[1]} teachers do not determine {X.shape[1]} coefficients: run more of the cells")
+
+    def solve(ratio: float) -> tuple[float, np.ndarray, np.ndarray, float]:
+        V = np.eye(len(y)) + ratio * Z @ Z.T
+        inverse = np.linalg.inv(V)
+        gram = X.T @ inverse @ X
+        b = np.linalg.solve(gram, X.T @ inverse @ y)
+        rest = y - X @ b
+        free = len(y) - X.shape[1]
+        variance = rest @ inverse @ rest / free
+        loss = free * np.log(max(variance, 1e-300)) + np.linalg.slogdet(V)[1] + np.linalg.slogdet(gram)[1]
+        return loss, b, np.linalg.inv(gram), variance
+
+    best = optimize.minimize_scalar(lambda x: solve(np.exp(x))[0], bounds=(-12, 6), method="bounded")
+    ratio = float(np.exp(best.x)) if solve(float(np.exp(best.x)))[0] < solve(0.0)[0] else 0.0
+    _, b, covariance, variance = solve(ratio)
+    errors = np.sqrt(np.diag(covariance) * variance)
+    return Fit(names, b, errors, degrees, float(np.sqrt(ratio * variance)), float(np.sqrt(variance)))
+
+
+def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
+    """One row per endpoint, share of the training and coefficient.
+
+    Columns: value, lo, hi (level of the endpoints), error, of which items (standard error from groups of items left out in all runs at
+    once), degrees, runs, cells, teachers, teacher_sd, residual_sd, detectable (the slope that is found with 80% power), start (the same
+    coefficient of the endpoint at step 0).
+    """
+    left = [_without(cells, endpoints, g) for g in range(endpoints.groups)]
+    rows = []
+    for share in SHARES:
+        for name in DRIFTS:
+            found, start = _fit_at(table, name, share), _fit_at(table, name, 0.0)
+            jack = np.array([_fit_at(some, name, share).values for some in left])
+            items = np.sqrt((len(jack) - 1) * jack.var(axis=0))
+            q = quantile(endpoints.level, found.degrees)
+            power = q + stats.t.ppf(0.8, found.degrees)
+            for k, coefficient in enumerate(found.names):
+                value, error = found.values[k], found.errors[k]
+                rows.append({
+                    "endpoint": name, "share": share, "coefficient": coefficient, "value": value, "lo": value - q * error,
+                    "hi": value + q * error, "error": error, "items": items[k], "degrees": found.degrees, "runs": len(cells),
+                    "cells": len({c.name for c in cells}), "teachers": len({c.teacher for c in cells}), "teacher_sd": found.teacher_sd,
+                    "residual_sd": found.residual_sd, "detectable": power * error, "start": start.values[k],
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _without(cells: Sequence[Cell], endpoints: Endpoints, group: int) -> pd.DataFrame:
+    """The table without one group of items: the same places in the file for all runs of a teacher, which share their prompts."""
+    frames = []
+    for c in cells:
+        groups = item_groups(c.scores.tasks, endpoints.groups, np.random.default_rng([endpoints.seed, c.teacher]))
+        frames.append(_of_cell(drifts(c.scores, endpoints, groups != group), c))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _fit_at(table: pd.DataFrame, endpoint: str, share: float) -> Fit:
+    here = at_share(table, share).dropna(subset=[endpoint])
+    names, X = design(*(here[c].to_numpy(float) for c in ("layers", "width", "tokens_per_parameter")))
+    return fit(here[endpoint].to_numpy(float), X, names, here["teacher"].to_numpy())

@@ -1,0 +1,63 @@
+"""Does drift grow with scale? Endpoints of the scales study (docs/study.md) over depth, width and tokens per trained parameter.
+
+``python -m analysis.scales [RUN ...]`` (default: every run under results/ that is a cell of the study) writes scales.md, tables/ and
+figures/ into results/scales: drift of every run over training, slopes with intervals and the least slope that this design would find,
+the statistics as published, and what a small cell is worth for a large one.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.comparison.cells import Cell, load_cells, members_of, slopes, table_of
+from analysis.comparison.relative_depth import transfer
+from analysis.input.runs import find_runs
+from analysis.output.cells_report import write
+from analysis.output.command import arguments, ends
+from analysis.stability.endpoints import ENDPOINTS, Endpoints, load_endpoints
+from analysis.stability.published import published
+
+DECLARED = ENDPOINTS.with_name("study.yaml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = arguments("scales", "Drift over depth and width.", "where the report goes (default: results/scales)")
+    parser.set_defaults(endpoints=DECLARED)
+    options = parser.parse_args(argv)
+    return ends(lambda: write_all(options.runs, options.endpoints, options.out or Path("results") / "scales"))
+
+
+def write_all(runs: Sequence[Path], declared: Path, out: Path) -> None:
+    """The report of all cells. ValueError where there is none."""
+    endpoints = load_endpoints(declared)
+    cells = load_cells([run.resolve() for run in runs or find_runs(Path("results"))])
+    if not cells:
+        raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
+    drift = table_of(cells, endpoints)
+    try:
+        found, why = slopes(cells, drift, endpoints), ""
+    except ValueError as error:  # too few runs: what there is is still shown
+        found, why = pd.DataFrame(), str(error)
+    quoted = pd.concat([published(c.scores).assign(cell=c.name, teacher=c.teacher) for c in cells], ignore_index=True)
+    tables = {"drift": drift, "slopes": found, "published": quoted, "transfer": transfers(cells, endpoints)}
+    print(f"{out / 'scales.md'}:", *write(tables, why, endpoints, out), sep="\n  ")
+
+
+def transfers(cells: Sequence[Cell], endpoints: Endpoints) -> pd.DataFrame:
+    """``transfer`` from every fully scored cell to every deeper one of the same width, within each teacher."""
+    frames = []
+    for small in cells:
+        if len(small.scores.placements) < 4**small.layers:
+            continue
+        for large in cells:
+            if large.teacher == small.teacher and large.width == small.width and large.layers > small.layers:
+                rows = transfer(small.scores, large.scores, members_of(large.scores, endpoints), endpoints.seed)
+                frames.append(rows.assign(small=small.name, large=large.name, teacher=small.teacher))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The scales study: slopes of planted studies, transfer by relative depth, and the command on run directories."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import scales
+from analysis.comparison.cells import design, fit
+from analysis.comparison.relative_depth import predicted, transfer
+from analysis.table import Scores, write_part
+from analysis.validation.planted_study import planted_scores, planted_tables
+
+
+@pytest.mark.parametrize(("teacher_sd", "residual_sd"), [(0.0, 0.05), (0.05, 0.05), (0.1, 0.03)])
+def test_intervals_of_the_slopes_cover_as_declared(teacher_sd, residual_sd):
+    found = planted_tables(teacher_sd, residual_sd, 1000, seed=1).set_index("coefficient")
+    for name in ("depth", "width"):
+        assert 0.93 <= found.loc[name, "coverage"] <= 0.97
+        assert found.loc[name, "mean"] == pytest.approx(found.loc[name, "truth"], abs=0.005)
+
+
+def test_slopes_are_recovered_from_score_tables():
+    found = planted_scores(12, seed=2).set_index("coefficient")
+    assert found["mean"].to_numpy() == pytest.approx(found["truth"].to_numpy(), abs=0.03)
+    assert found["coverage"].mean() > 0.8
+
+
+def test_the_fit_without_teachers_is_least_squares_and_too_few_runs_are_said():
+    rng = np.random.default_rng(0)
+    names, X = design(np.array([5.0, 10, 20, 5, 10, 20]), np.full(6, 64.0), np.full(6, 2.0))
+    assert names == ("intercept", "depth")
+    y = rng.standard_normal(6)
+    assert fit(y, X, names, np.zeros(6)).values == pytest.approx(np.linalg.lstsq(X, y, rcond=None)[0])
+    with pytest.raises(ValueError, match="do not determine"):
+        fit(y[:2], X[:2], names, np.zeros(2))
+
+
+def scores_of(names, value, items, noise, rng, cost=None):
+    quality = value[None, :, None] + noise * rng.standard_normal((2, len(names), items))
+    steps, cost = np.array([0, 9]), value if cost is None else cost
+    return Scores("s", "r", 0, steps, steps, names, cost, [f"i{n}" for n in range(items)], ["t"] * items, quality)
+
+
+def test_a_large_placement_is_the_mean_of_the_small_ones_at_its_relative_depth():
+    small = {"FF": 4.0, "FG": 2.0, "GF": 1.0, "GG": 0.0}
+    assert predicted(["FFGG", "FGGG", "FGFG"], small) == pytest.approx([2.0, 1.0, (4 + 2 + 1 + 0) / 4])
+
+
+def test_transfer_between_additive_landscapes_loses_nothing_and_beats_chance():
+    rng = np.random.default_rng(1)
+    names = ["".join(p) for p in itertools.product("FG", repeat=2)]
+    small = scores_of(names, np.array([p.count("F") for p in names]) * 1.0, 24, 0.1, rng)
+    names = ["FFGG", "FGFG", "GFGG", "FFFF", "GGGG", "FFFG"]
+    large = scores_of(names, np.array([p.count("F") for p in names]) * 0.5, 24, 0.05, rng, cost=np.full(len(names), 2.0))
+    row = transfer(small, large, [(0.1, np.arange(len(names)))]).iloc[0]
+    assert row["regret"] == pytest.approx(0, abs=0.02) and row["regret_random"] > 0.5 and row["spearman"] > 0.9
+
+
+def run_directory(run, layers, seed, names, rng):
+    effect = rng.standard_normal((layers, 4)) / 3
+    true = np.array([sum(effect[n]["FSKG".index(c)] for n, c in enumerate(p)) for p in names])
+    for step in (0, 25, 50, 75, 98, 100):
+        quality = true + (1 - step / 100) * rng.standard_normal(len(names)) / 2
+        noise = rng.standard_normal((len(names), 24)) / 4
+        frame = pd.DataFrame({
+            "scale": run.parent.name, "run": run.name, "seed": seed, "step": step, "tokens": 10 * step,
+            "placement": np.repeat(names, 24), "item": np.tile([f"i{n}" for n in range(24)], len(names)), "task": "t",
+            "logp": ((quality[:, None] + noise - 9) * 8).ravel(), "num_tokens": 8,
+        })  # fmt: skip
+        write_part(frame, run / "scores" / f"step-{step:06d}" / "part-0.parquet")
+    distill = {"sampler": "local", "tokens_per_parameter": 2.0, "schedule": "constant"}
+    config = {"model": {"layers": layers, "hidden": 32}, "teacher": {"seed": seed}, "distill": distill, "stage": "distill"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for layers, seed in ((3, 0), (3, 1), (4, 0), (4, 1)):
+        names = ["".join(p) for p in itertools.product("FSKG", repeat=layers)]
+        names = names if layers == 3 else [names[i] for i in sorted(rng.permutation(len(names))[:120])]
+        run_directory(tmp_path / f"l{layers}-h32" / f"local-s{seed}-{layers}", layers, seed, names, rng)
+    runs = [str(p) for p in sorted(tmp_path.glob("l*/*"))]
+    declared = tmp_path / "study.yaml"
+    declared.write_text("bands: [0.14, 0.57, 1.0]\nmin_placements: 8\ngroups: 4\n")
+    assert scales.main([*runs, "--endpoints", str(declared), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "scales.md").read_text()
+    assert "## Slopes per doubling" in text and "with depth" in text
+    slopes = pd.read_csv(tmp_path / "out/tables/slopes.csv")
+    assert set(slopes["coefficient"]) == {"intercept", "depth"} and (slopes["lo"] <= slopes["hi"]).all() and (slopes["items"] >= 0).all()
+    drift = pd.read_csv(tmp_path / "out/tables/drift.csv")
+    assert (drift.loc[drift["share"] == 1, "order"].abs() < 1e-9).all() and (drift.loc[drift["share"] == 0, "order"] > 0.1).all()
+    assert (tmp_path / "out/figures/scales.png").stat().st_size > 10_000
+    assert set(pd.read_csv(tmp_path / "out/tables/transfer.csv")["large"]) == {"l4-h32"}
+    assert scales.main([*runs[:2], "--endpoints", str(declared), "--out", str(tmp_path / "few")]) == 0
+    assert "None: " in (tmp_path / "few" / "scales.md").read_text()
+    capsys.readouterr()
+    assert scales.main([str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
