@@ -106,7 +106,7 @@ def _scaling(own: dict[str, Any], kind: str) -> dict[str, Any]:
 def _of_factors(factors: Tensor, theta: float) -> dict[str, Any]:
     """The ``llama3`` scaling whose factors these are: GGUF keeps them alone, so they are compared with those of Llama 3's low 1 and high 4
     over contexts of a power of two. Raises Unsupported where none gives them."""
-    factor = float(f"{factors.max().item():.7g}")
+    factor = float(f"{factors.max().item():.5g}")  # kept in float32, and a quotient
     if factors.eq(1).all():
         return {}
     plain = frequencies(2 * len(factors), Rope(theta, "default", 1.0, 1.0, 4.0, 1))

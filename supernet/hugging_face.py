@@ -100,6 +100,10 @@ def read_config(raw: dict[str, Any]) -> Shapes:
     said = EVERYWHERE | DEFAULTS[family] | text
     said["hidden_act"] = "silu"
     heads = _number(said, "num_attention_heads")
+    if not isinstance(said["rms_norm_eps"], int | float):
+        raise Unsupported(f"rms_norm_eps = {said['rms_norm_eps']!r} (not a number)")
+    if said["head_dim"] is None and _number(said, "hidden_size") % heads:
+        raise Unsupported(f"hidden_size = {said['hidden_size']}, no multiple of num_attention_heads = {heads}")
     fields = {
         "layers": _number(said, "num_hidden_layers"),
         "hidden": _number(said, "hidden_size"),

@@ -48,7 +48,10 @@ def from_hugging_face(path: str, gguf_file: str, window: int, dtype: torch.dtype
     """
     shapes, tensors = open_teacher(path, gguf_file)
     check_reach(shapes, longest, path)
-    config = SupernetConfig(**shapes.fields, window=window, mixers="F")
+    try:
+        config = SupernetConfig(**shapes.fields, window=window, mixers="F")
+    except ValueError as error:
+        raise ValueError(f"teacher {path!r}: {error}") from None
     weights = {name: tensor.to(dtype) for name, tensor in tensors()}
     if config.tied and (head := weights.pop("head.weight", None)) is not None and not torch.equal(head, weights["embed.weight"]):
         raise ValueError(

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from supernet.checkpoint import load, save
+from supernet.checkpoint import load, load_trained, save, save_trained
 from supernet.decoder import Supernet
+from supernet.hugging_face import read_config
 from supernet.initialise import initialise
-from supernet.teacher import from_hugging_face, hugging_face_model, load_teacher, save_teacher, smollm2_gguf
+from supernet.reader import open_layers
+from supernet.teacher import from_hugging_face, hugging_face_model, load_teacher, open_teacher, save_teacher, smollm2_gguf
 
 transformers = pytest.importorskip("transformers", reason="needs pip install .[llm]")
 SHAPE = {
@@ -237,13 +240,207 @@ def offline(*args, **kwargs):
 
 
 def test_a_hugging_face_teacher_that_lacks_a_tensor_is_refused_not_filled_with_noise(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     path = write(tmp_path, "llama")
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     refused("model.layers.1.mlp.up_proj.weight", lambda: from_hugging_face(path, "", WINDOW))
+
+
+def edited(folder, tensors=lambda its: None, config=None):
+    """A folder with changed tensors and config.json."""
+    its = load_file(folder / "model.safetensors")
+    tensors(its)
+    save_file(its, folder / "model.safetensors", metadata={"format": "pt"})
+    raw = json.loads((folder / "config.json").read_text()) | (config or {})
+    (folder / "config.json").write_text(json.dumps(raw))
+    return str(folder)
+
+
+QKV = "model.layers.0.self_attn."
+
+
+@pytest.mark.parametrize(
+    "name, shape, dtype",
+    [
+        (QKV + "q_proj.bias", (32,), torch.float32),
+        (QKV + "o_proj.bias", (32,), torch.float32),
+        (QKV + "q_norm.weight", (8,), torch.float32),
+        (QKV + "q_proj.weight_scale", (1,), torch.float32),
+        (QKV + "q_proj.weight_scale_inv", (1,), torch.bfloat16),
+        ("model.layers.0.mlp.up_proj.bias", (48,), torch.float32),
+        ("model.layers.0.pre_feedforward_layernorm.weight", (32,), torch.float32),
+        ("model.layers.2.mlp.up_proj.weight", (48, 32), torch.float32),  # a layer more than the config says
+        ("lm_head.bias", (61,), torch.float32),
+        ("model.norm.bias", (32,), torch.float32),
+        ("score.weight", (2, 32), torch.float32),
+        ("lora.A.weight", (2, 32), torch.float32),
+    ],
+)
+def test_a_tensor_that_nothing_reads_is_refused_by_its_own_name(tmp_path, plain_llama, name, shape, dtype):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    refused(name, lambda: from_hugging_face(edited(folder, lambda its: its.update({name: torch.ones(shape, dtype=dtype)})), "", WINDOW))
+
+
+def test_buffers_that_everyone_computes_anew_are_accepted(tmp_path, plain_llama):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    buffers = {QKV + "rotary_emb.inv_freq": torch.ones(4), "model.rotary_emb.inv_freq": torch.ones(4)}
+    again = from_hugging_face(edited(folder, lambda its: its.update(buffers)), "", WINDOW)
+    for name, p in from_hugging_face(str(plain_llama), "", WINDOW).named_parameters():
+        assert torch.equal(p, again.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, plain_llama, value, dtype):
+    folder, name = shutil.copytree(plain_llama, tmp_path / "hf"), "model.layers.1.mlp.down_proj.weight"
+
+    def spoil(its):
+        its.update({key: its[key].to(dtype) for key in its})
+        its[name][3, 7] = value
+
+    path = edited(folder, spoil)
+    refused(f"tensor {name} holds 1 of 1536 numbers that are not finite", lambda: from_hugging_face(path, "", WINDOW))
+
+
+def test_our_own_checkpoints_that_are_not_finite_are_refused_at_load(tmp_path, plain_llama):
+    model = from_hugging_face(str(plain_llama), "", WINDOW)
+    model.get_parameter("blocks.0.mlp.up_proj.weight").data[0, 0] = float("nan")
+    save(model, tmp_path / "native")
+    save(model, tmp_path / "apriel2", "apriel2")
+    save_teacher(model, tmp_path / "teacher", "a test")
+    for call in (lambda: load(tmp_path / "native"), lambda: load(tmp_path / "apriel2"), lambda: load_teacher(tmp_path / "teacher")):
+        refused("holds 1 of 1536 numbers that are not finite", call)
+    refused("not finite", lambda: open_layers(tmp_path / "native").layer(0))
+    model.blocks[0].mlp.requires_grad_(True)
+    save_trained(model, tmp_path / "trained", {})
+    refused("checkpoint", lambda: load_trained(model, tmp_path / "trained"))
+
+
+@pytest.mark.parametrize(
+    "changes, tensors, words",
+    [
+        ({"num_hidden_layers": 1}, None, "model.layers.1."),
+        ({"num_hidden_layers": 3}, None, "lacks the tensors model.layers.2."),
+        ({"head_dim": 16}, None, "self_attn.k_proj.weight (16, 32) instead of (32, 32)"),
+        ({"num_key_value_heads": 4}, None, "self_attn.k_proj.weight"),
+        ({"intermediate_size": 64}, None, "model.layers.0.mlp.down_proj.weight (32, 48) instead of (32, 64)"),
+        ({"vocab_size": 70}, None, "model.embed_tokens.weight (61, 32) instead of (70, 32)"),
+        ({"hidden_size": "32"}, None, "hidden_size = '32'"),
+        ({"num_attention_heads": 3}, None, "model.heads=3 is not a multiple of model.kv_heads=2"),
+        ({"tie_word_embeddings": True}, None, "has tie_word_embeddings = True and a lm_head.weight other than"),
+        ({}, lambda its: its.pop("lm_head.weight"), "lacks the tensors lm_head.weight"),
+        ({}, lambda its: its.update({QKV + "q_proj.weight": torch.ones(32, 32, dtype=torch.int8)}), "is I8"),
+        ({}, lambda its: its.update({QKV + "q_proj.weight": torch.ones(32, 32).to(torch.float8_e4m3fn)}), "is F8_E4M3"),
+        ({"quantization_config": {"quant_method": "fp8"}}, None, "quantization_config"),
+        ({"rms_norm_eps": None}, None, "rms_norm_eps"),
+        ({"attention_bias": True}, None, "attention_bias = True"),
+        ({"mlp_bias": True}, None, "mlp_bias = True"),
+        ({"hidden_act": "gelu"}, None, "hidden_act = 'gelu'"),
+        ({"rope_interleaved": True}, None, "rope_interleaved = True"),
+    ],
+)
+def test_a_config_and_weights_that_do_not_belong_together_are_one_line(tmp_path, plain_llama, changes, tensors, words):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    path = edited(folder, tensors or (lambda its: None), changes)
+    refused(words, lambda: from_hugging_face(path, "", WINDOW))
+
+
+def test_a_head_that_repeats_the_embedding_is_tied(tmp_path, plain_llama):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    same = edited(
+        folder, lambda its: its.update({"lm_head.weight": its["model.embed_tokens.weight"].clone()}), {"tie_word_embeddings": True}
+    )
+    assert from_hugging_face(same, "", WINDOW).config.tied
+
+
+def test_an_adapter_in_the_folder_is_refused(tmp_path, plain_llama):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    (folder / "adapter_config.json").write_text("{}")
+    refused("adapter_config.json", lambda: from_hugging_face(str(folder), "", WINDOW))
+
+
+@pytest.mark.parametrize("family, changes", [
+    ("mistral", {"sliding_window": 40}), ("qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1}),
+])  # fmt: skip
+def test_a_sliding_window_that_no_sequence_reaches_is_accepted(tmp_path, family, changes):
+    path = write(tmp_path, family, **changes)
+    tokens = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = from_hugging_face(path, "", WINDOW, longest=40)(tokens, "FF"), theirs(path)(tokens).logits
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    assert open_teacher(path, "")[0].sliding_window == 40
+    refused("up to 41 tokens: set data.length to 40 or less", lambda: from_hugging_face(path, "", WINDOW, longest=41))
+    refused("sliding_window = 40", lambda: from_hugging_face(path, "", WINDOW))
+
+
+def test_a_window_that_no_layer_has_is_none(tmp_path):
+    path = write(tmp_path, "qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=2)
+    assert open_teacher(path, "")[0].sliding_window is None
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_what_a_config_leaves_out_is_what_transformers_takes(family):
+    plain = transformers.AutoConfig.for_model(family)
+    shapes = read_config({"model_type": family})
+    c = shapes.fields
+    assert (c["layers"], c["hidden"], c["ffn"]) == (plain.num_hidden_layers, plain.hidden_size, plain.intermediate_size)
+    assert (c["heads"], c["kv_heads"], c["vocab"]) == (plain.num_attention_heads, plain.num_key_value_heads, plain.vocab_size)
+    assert c["head_dim"] == (getattr(plain, "head_dim", None) or plain.hidden_size // plain.num_attention_heads)
+    assert (c["norm_eps"], c["tied"], c["rope_theta"]) == (
+        plain.rms_norm_eps,
+        plain.tie_word_embeddings,
+        plain.rope_parameters["rope_theta"],
+    )
+    assert shapes.sliding_window == getattr(plain, "sliding_window", None)
+
+
+def shard(folder, first):
+    """The folder's weights in two shards with an index: the tensors that ``first`` says, and the others."""
+    its = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    name = "model-{:05d}-of-00002.safetensors".format
+    where = {key: name(1 if first(key) else 2) for key in its}
+    for i in (1, 2):
+        save_file({key: its[key] for key in its if where[key] == name(i)}, folder / name(i), metadata={"format": "pt"})
+    write_index(folder, where)
+    return its, where, name
+
+
+def write_index(folder, where):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def test_shards_and_their_index(tmp_path, plain_llama):
+    folder = shutil.copytree(plain_llama, tmp_path / "hf")
+    q = QKV + "q_proj.weight"
+    its, where, name = shard(folder, lambda key: key == q)
+    path = str(folder)
+    for key, p in from_hugging_face(str(plain_llama), "", WINDOW).named_parameters():
+        assert torch.equal(p, from_hugging_face(path, "", WINDOW).get_parameter(key)), key
+    write_index(folder, where | {"model.ghost": name(1)})
+    refused("names model.ghost, which", lambda: from_hugging_face(path, "", WINDOW))
+    write_index(folder, {key: place for key, place in where.items() if key != q} | {"x": name(1)})
+    refused(f"the tensor {q}", lambda: from_hugging_face(path, "", WINDOW))
+    write_index(folder, where | {q: "model-00003-of-00003.safetensors"})
+    refused("lacks model-00003-of-00003.safetensors", lambda: from_hugging_face(path, "", WINDOW))
+    write_index(folder, where)
+    stale = {key: its[key] for key in its if key != q} | {q: torch.zeros(32, 32)}
+    save_file(stale, folder / name(2), metadata={"format": "pt"})  # an old copy of what the other shard holds
+    refused(f"holds the tensor {q}, but", lambda: from_hugging_face(path, "", WINDOW))
+    save_file({key: its[key] for key in its if key != q}, folder / name(2), metadata={"format": "pt"})
+    save_file({q: its[q]}, folder / "model-00003-of-00003.safetensors", metadata={"format": "pt"})
+    refused(
+        "holds model-00003-of-00003.safetensors, which no model.safetensors.index.json names", lambda: from_hugging_face(path, "", WINDOW)
+    )
+
+
+def test_a_model_of_the_hub_is_read_from_what_was_downloaded(plain_llama, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append((name, options)) or str(plain_llama))
+    assert from_hugging_face("owner/model", "", WINDOW).config.layers == 2
+    assert asked[0][0] == "owner/model" and not asked[0][1]["local_files_only"] and "*.safetensors" in asked[0][1]["allow_patterns"]
 
 
 def test_without_transformers_the_remedy_is_named(tmp_path, monkeypatch):
