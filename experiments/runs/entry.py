@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import sys
 import traceback
 import typing
@@ -46,6 +47,7 @@ def run(task: Callable[[Config], None]) -> None:
             print(f"cell {len(cells)} ({' '.join(HydraConfig.get().overrides.task)}): {cells[-1]}", file=sys.stderr, flush=True)
 
     try:
+        sys.argv = listed(sys.argv)
         if "--dry-run" in sys.argv:
             task = planned(task)
         with listening():
@@ -59,6 +61,14 @@ def run(task: Callable[[Config], None]) -> None:
     failed = [line for line in cells if line]
     if failed:
         fail(failed[0] if len(cells) == 1 else f"{len(failed)} of {len(cells)} cells failed: the same command does what is missing")
+
+
+def listed(argv: list[str]) -> list[str]:
+    """``placements=FFFFF,GGGGG`` as the list it is; Hydra takes a comma for the values of a grid, which is what it means behind -m."""
+    if {"-m", "--multirun"} & set(argv):
+        return argv
+    plain = re.compile(r"placements=(\w+(?:,\w+)+)")
+    return [f"placements=[{found[1]}]" if (found := plain.fullmatch(argument)) else argument for argument in argv]
 
 
 def planned(task: Callable[[Config], None]) -> Callable[[Config], None]:

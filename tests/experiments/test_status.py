@@ -27,6 +27,7 @@ from experiments.training.strategy import checkpoint_steps
 OPTIONS = [
     "scale=tiny", "seed=3", "model={layers: 2, hidden: 32, ffn: 64, heads: 2, kv_heads: 1, head_dim: 16, vocab: 64, window: 8}",
     "data.items=4", "items=0", "distill.steps=8", "distill.checkpoints=3", "distill.first_checkpoint=2",
+    "distill.checkpoints_at=[]",
 ]  # fmt: skip
 PLACEMENTS, ITEMS = [a + b for a in "FSKG" for b in "FSKG"], [f"item-{i}" for i in range(4)]
 
