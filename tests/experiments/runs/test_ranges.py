@@ -11,7 +11,7 @@ from experiments.runs.entry import CONF, listed
 
 def checked(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", ["scale=tiny", *overrides]))
+        return check(compose("config", ["scale=tiny", "data.train=4096", "data.items=64", "items=0", *overrides]))
 
 
 def fields(options=None, section=""):
@@ -51,7 +51,7 @@ def test_every_number_has_a_range_and_every_default_is_in_it():
     ("sft.presets=[FFFFX]", "sft.presets has 'FFFFX': give placements of 5 letters of model.mixers='FSKG'"),
     ("placements=[FFFFF,GGG]", "placements has 'GGG': give placements of 5 letters of model.mixers='FSKG'"),
     ("placements=mixd", "placements is 'mixd': choose from exhaustive, mixed, local,"),
-    ("items=500", "items is 500, data.items 64: lower the first or raise the second"),
+    ("data.prompt=64", "data.prompt=64 leaves no room for a trace in data.length=64: lower it"),
 ])  # fmt: skip
 def test_what_is_out_of_range_is_refused_in_one_line(override, said):
     with pytest.raises(ValueError) as refused:
