@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.bands import bands_in, rows_of
@@ -28,6 +29,14 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     stability, bands = tables["stability"], bands_in(tables["stability"])
     n = f"{len(scores.placements)} placements, {len(scores.items)} items, seed {scores.seed}"
     level = f"{endpoints.level:.0%}"
+    judged = [band for band in bands if not band.whole and rows_of(band, stability)["resolution"].notna().any()] or bands[-1:]
+    with style.figure(len(judged), height=1.5, sharex=True) as (fig, axes):
+        for ax, band in zip(axes, judged, strict=True):
+            rows = rows_of(band, stability).sort_values("step")
+            run_figures.resolution_panel(ax, rows, endpoints.delta_settled)
+            ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements")
+            ax.label_outer()
+        style.save(fig, folder / "resolution")
     with style.figure(height=2.7) as (fig, (ax,)):
         run_figures.stability_curve(ax, stability, endpoints.threshold)
         style.save(fig, folder / "stability")
@@ -65,6 +74,8 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
         run_figures.frontier_layers(ax, final["placement"].tolist(), final["cost"].to_numpy())
         style.save(fig, folder / "frontier_layers")
     return {
+        "resolution": f"From which difference on the order at t is the final one, per cost band ({n}). Shaded: {level} intervals. Dashed: "
+        "what is declared as settled. Hollow: the last checkpoint, 0 by construction; none: no difference is final yet.",
         "stability": f"Kendall's τ-b between the ranking at t and at the end, relative to its noise ceiling, within cost bands ({n}). "
         f"Shaded: {level} intervals. Dashed: the declared threshold. The whole cost range is inflated by trivial pairs.",
         "regret": "Regret at the end of the placement chosen at t, per cost band, judged on items that did not choose; "
@@ -93,6 +104,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
     also = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     text = [
         f"# Is the ranking settled? {scores.scale}, run {scores.run}",
+        markdown(at_a_glance(tables)),
         bullets(verdict(tables, endpoints)),
         "## Warnings",
         bullets(warn(scores, tables) + also),
@@ -115,6 +127,30 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
     ]
     write_text("\n\n".join(text) + "\n", out / "report.md")
     return tables
+
+
+LIGHTS = {"settled": "🟢", "settled before training": "🟢", "as settled as a rerun": "🟢", "undecided": "🟡", "not settled": "🔴"}
+"""Of the verdicts; what has none has no data."""
+
+
+def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The verdicts of a run: a row per band and endpoint, with its light, and the number and interval halfway through training."""
+    times, stability = tables["time_to_stability"], tables["stability"]
+    half = stability["tokens"].unique()
+    half = half[np.abs(half - half.max() / 2).argmin()]
+    at = stability[stability["tokens"] == half].set_index(["band_lo", "band_hi"])
+    column = {"resolution": "resolution", "regret": "regret_share"}
+    rows = []
+    for time in times.itertuples():
+        now = at.loc[(time.band_lo, time.band_hi)]
+        value, low, high = (now[column[time.endpoint] + end] for end in ("", "_lo", "_hi"))
+        number = f"{value:.3g} ({low:.3g} to {high:.3g})" if np.isfinite([value, low]).all() else "-"
+        rows.append({
+            "cost": f"{time.band_lo:.3g}–{time.band_hi:.3g}", "placements": int(now["n_placements"]), "endpoint": time.endpoint,
+            "verdict": f"{LIGHTS.get(time.verdict, '⚪')} {time.verdict}", "from token": f"{time.tokens:.4g}" if time.reached else "-",
+            f"at {half:.3g} tokens": number,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], out: Path) -> str:

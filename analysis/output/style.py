@@ -40,7 +40,7 @@ STYLE = {
     "legend.title_fontsize": 7, "lines.linewidth": 1.1, "lines.markersize": 3.2, "axes.linewidth": 0.6, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.4, "grid.color": "#e4e4e4", "axes.axisbelow": True,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False, "legend.handlelength": 1.8, "pdf.fonttype": 42,
-    "figure.dpi": 100, "savefig.dpi": 200, "mathtext.default": "regular",
+    "figure.dpi": 100, "savefig.dpi": 400, "mathtext.default": "regular",
 }  # fmt: skip
 
 
