@@ -12,7 +12,7 @@ from analysis.stability import checkpoints, load_endpoints
 
 FILES = {
     "tables": ["frontier", "pareto_drift", "published", "stability", "stability_tasks", "tau_matrix", "time_to_stability", "top_ranks"],
-    "figures": ["frontier_kept", "frontier_layers", "pareto_drift", "regret", "stability", "tau_matrix", "top_ranks"],
+    "figures": ["frontier_kept", "frontier_layers", "pareto_drift", "regret", "resolution", "stability", "tau_matrix", "top_ranks"],
 }
 CONTRACT = [
     "run",
