@@ -90,10 +90,12 @@ def test_report_starts_with_the_verdict(finished):
     for run, bands in (("small/run-s", ("0.56–1.6", "1.6–4")), ("deep/run-d", ("0.7–2", "2–5"))):
         lines = (finished / run / "report.md").read_text().splitlines()
         assert lines[0].startswith("# Is the ranking settled?")
-        for line, band in zip(lines[2:4], bands, strict=True):
+        assert lines[2].startswith("| cost | placements | endpoint | verdict |") and lines[4].startswith(f"| {bands[0]} |")
+        lines = lines[[line.startswith("- ") for line in lines].index(True) :]
+        for line, band in zip(lines[:2], bands, strict=True):
             assert line.startswith(f"- In cost band {band} ")
-        assert lines[4].startswith("- Over the whole cost range") and lines[5].startswith("- Frontier: freezing it at 0 tokens")
-        assert "## Warnings" in lines[7] and "One training seed" in lines[9] and any("Only 16 items" in line for line in lines)
+        assert lines[2].startswith("- Over the whole cost range") and lines[3].startswith("- Frontier: freezing it at 0 tokens")
+        assert "## Warnings" in lines[5] and "One training seed" in lines[7] and any("Only 16 items" in line for line in lines)
 
 
 def test_comparison(finished):
@@ -114,7 +116,7 @@ def test_again_gives_the_same_bytes(finished, quick, tmp_path):
     run = finished / "small" / "run-s"
     assert report.main([str(run), "--endpoints", str(quick), "--out", str(tmp_path)]) == 0
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
-    assert len(made) == 8 + 14 + 1
+    assert len(made) == 8 + 16 + 1
     for path in made:
         assert (tmp_path / path).read_bytes() == (run / path).read_bytes(), path
 
