@@ -74,6 +74,12 @@ def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
     }])  # fmt: skip
 
 
+def noted(run: str | Path) -> list[str]:
+    """The warnings that a run directory's manifest.json holds."""
+    manifest = Path(run) / "manifest.json"
+    return list(json.loads(manifest.read_text()).get("warnings", [])) if manifest.is_file() else []
+
+
 def options(run: str | Path) -> dict[str, Any]:
     """What config.yaml of a run directory says, {} where there is none. ValueError, one line, on a file that is not what it should be."""
     path = Path(run) / "config.yaml"

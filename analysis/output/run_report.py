@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.bands import bands_in, rows_of
-from analysis.input.runs import describe
+from analysis.input.runs import describe, noted
 from analysis.output import run_figures, style
 from analysis.output.words import FEW_ITEMS, frontier_of_one, verdict, warn
 from analysis.output.write import bullets, markdown, write_csv, write_text
@@ -107,7 +107,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         markdown(at_a_glance(tables)),
         bullets(verdict(tables, endpoints)),
         "## Warnings",
-        bullets(warn(scores, tables) + also),
+        bullets(warn(scores, tables) + also + noted(run)),
         "## What was measured",
         markdown(describe(scores, run).drop(columns=["scale", "run"])),
         "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Resolution "
@@ -163,6 +163,7 @@ def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], o
         run_figures.frontier_layers(ax, tables["frontier"]["placement"].tolist(), tables["frontier"]["cost"].to_numpy())
         style.save(fig, out / "figures" / "frontier_layers")
     few = [f"Only {len(scores.items)} items: qualities are uncertain below {FEW_ITEMS}."] if len(scores.items) < FEW_ITEMS else []
+    few += noted(run)
     front = tables["behind"][tables["behind"]["placement"].isin(tables["frontier"]["placement"])]
     n = f"{len(scores.placements)} placements, {len(scores.items)} items"
     text = [

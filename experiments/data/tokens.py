@@ -23,8 +23,10 @@ def load_tokenizer(model_path: str, gguf_file: str) -> "PreTrainedTokenizerBase"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"the tokenizer of {model_path!r} can't be loaded ({reason}): put its tokenizer files into that folder") from None
     vocab = open_teacher(model_path, gguf_file)[0].fields["vocab"]
-    if len(tokenizer) > vocab:
-        raise ValueError(f"the tokenizer of {model_path!r} has {len(tokenizer)} tokens, the model {vocab}: they do not belong together")
+    # Not len(tokenizer): transformers adds tokens of its own, such as a pad token, that no text contains.
+    needed = max(tokenizer.vocab_size, *(token + 1 for token in as_prompt(tokenizer, "A prompt.")))
+    if needed > vocab:
+        raise ValueError(f"the tokenizer of {model_path!r} has {needed} tokens, the model {vocab}: they do not belong together")
     return tokenizer
 
 

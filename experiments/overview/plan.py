@@ -20,7 +20,7 @@ from experiments.config import (
     teacher_dir,
 )
 from experiments.data.items import read_items
-from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir
+from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir, unseen_window
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
 from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
@@ -219,7 +219,7 @@ def plan_sweep(config: Config, rate: float) -> list[Line]:
     known = not config.supernet or (Path(config.supernet).is_dir() and items_path(config).is_file())
     folder = tables_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
     steps = [0] if config.supernet else config.steps or checkpoint_steps(stage_options(config))
-    lines += [("run", str(folder))]
+    lines += [("run", str(folder)), *(("warning", line) for line in unseen_window(config, items) if config.supernet)]
     if config.placements == "winners":
         return [*lines, ("sweep", "the presets and all-FA on fresh items at the last checkpoint: a dozen placements at most")]
     placements = merge(folder / "placements.parquet", select(config))["placement"].tolist()

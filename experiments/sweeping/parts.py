@@ -79,6 +79,8 @@ def score_missing(config: Config, wanted: pd.DataFrame) -> None:
                 write_json(folder / WANTED, record)
                 if config.supernet:
                     write_config(folder, config)
+                    update_manifest(folder, warnings=(warnings := unseen_window(config, request.items)))
+                    print("".join(f"warning: {line}\n" for line in warnings), end="")
             if parts := ask(config, wanted).parts:  # again: another process may have scored some of them meanwhile
                 score_parts(config, parts, folder / "scores")
     else:
@@ -103,6 +105,15 @@ def ask(config: Config, wanted: pd.DataFrame) -> Request:
     share = [item for place, item in items if place % config.shards == config.shard]
     parts = plan(config, have, list(placements["placement"]), share)
     return Request(placements, [item for _, item in items], sorted(have), parts)
+
+
+def unseen_window(config: Config, items: list[Item]) -> list[str]:
+    """What is wrong where no item leaves the window of a supernet that was made elsewhere; a run of ours is refused then."""
+    model, longest = model_config(config), max((len(item.tokens) for item in items), default=0)
+    if "S" not in model.mixers or longest > model.window:
+        return []
+    return [f"No item has more than {longest} tokens, and the window of S is {model.window}: S sees all that F sees, so this sweep says "
+            "nothing of what the window costs. Give longer items."]  # fmt: skip
 
 
 def tables_dir(config: Config) -> Path:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 import types
@@ -139,13 +140,21 @@ def test_messages_say_what_is_short(folder, tmp_path):
         items_of(folder, options, "train")
 
 
-def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("added", [False, True])
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path, added):
+    """Words that the model does not have, or only marks of a chat that it does not have."""
     from transformers import AutoTokenizer
 
     other = shutil.copytree(folder, tmp_path / "other")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens([f"<new{i}>" for i in range(10)])
+    if added:
+        tokenizer.add_tokens([f"<new{i}>" for i in range(10)])
+        tokenizer.chat_template = "<new9>{{ messages[0]['content'] }}<end>"
     tokenizer.save_pretrained(other)
+    if not added:
+        raw = json.loads((other / "tokenizer.json").read_text())
+        raw["model"]["vocab"] |= {f"new{i}": len(SYMBOLS) + i for i in range(10)}
+        (other / "tokenizer.json").write_text(json.dumps(raw))
     options = data(write(tmp_path / "questions.csv", frame()), answer="answer")
     with pytest.raises(ValueError, match=rf"has {len(SYMBOLS) + 10} tokens, the model {len(SYMBOLS)}: they do not belong together"):
         items_of(str(other), options)

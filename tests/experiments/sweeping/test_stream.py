@@ -13,6 +13,7 @@ from experiments import random_supernet
 from experiments.config import check
 from experiments.faults.drill import SMALL
 from experiments.faults.drill import score_rows as table
+from experiments.overview.plan import print_plan
 from experiments.report import report
 from experiments.sweep import sweep
 
@@ -110,3 +111,19 @@ def test_a_runs_own_checkpoints_streamed(small, tmp_path):
     call("sweep", [*streamed, *options, "stream=true"])
     same_rows(whole, there)
     assert load_scores(there).quality.shape == (2, 6, 6)
+
+
+def test_a_window_that_no_item_leaves_is_told_in_plan_sweep_manifest_and_report(tmp_path, capsys):
+    options = [*SMALL, f"supernet={tmp_path / 'net'}", f"items_file={tmp_path / 'items.parquet'}", "items=4", "workers=1",
+               "model.window=24", f"results={tmp_path / 'results'}"]  # fmt: skip
+    config = configure(options)
+    random_supernet.make(config)
+    print_plan("sweep", config)
+    said = "No item has more than 24 tokens, and the window of S is 24: S sees all that F sees"
+    assert f"warning       {said}" in capsys.readouterr().out
+    sweep(config)
+    assert f"warning: {said}" in capsys.readouterr().out
+    run = run_folder(options)
+    assert json.loads((run / "manifest.json").read_text())["warnings"][0].startswith(said)
+    report(config)
+    assert said in (run / "report.md").read_text()
