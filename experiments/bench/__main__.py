@@ -4,7 +4,19 @@ import argparse
 
 import pandas as pd
 
-from experiments.bench import distillation, engine, generation, losses, memory, optimiser, speedups, statistics, token_mixing, whole_report
+from experiments.bench import (
+    distillation,
+    engine,
+    generation,
+    losses,
+    memory,
+    optimiser,
+    serving,
+    speedups,
+    statistics,
+    token_mixing,
+    whole_report,
+)
 
 BENCHMARKS = {
     "sweep": engine.run,
@@ -17,12 +29,18 @@ BENCHMARKS = {
     "training": distillation.run,
     "memory": memory.run,
     "speedups": speedups.run,
+    "serving": serving.run,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)} (default: all), or table")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"any of {', '.join(BENCHMARKS)} (default: all but serving, which has an environment of its own), or table",
+    )
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     arguments = parser.parse_args()
     if arguments.names == ["table"]:  # docs/benchmarks.md
@@ -31,7 +49,7 @@ def main() -> None:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")
     pd.set_option("display.width", 200, "display.max_columns", None, "display.max_colwidth", 60)
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [name for name in BENCHMARKS if name != "serving"]:
         print(f"\n{name}\n{BENCHMARKS[name](quick=arguments.quick).to_string(index=False)}")
 
 

@@ -51,7 +51,8 @@ def write_front(front: Path, given: argparse.Namespace) -> list[str]:
     config = reader.config
     presets = read_presets(folder)
     placement = resolve(given.placement, presets, config) if given.placement else ""
-    raw = native_raw(config, str(reader.tensors["embed.weight"].dtype).removeprefix("torch."), reader.kept)
+    dtype = str(reader.tensors["embed.weight"].dtype).removeprefix("torch.")
+    raw = native_raw(config, dtype, reader.kept)
     raw |= {"checkpoint": str(folder.resolve()), "teacher": given.teacher and str(given.teacher.resolve()), "default_placement": placement}
     raw |= {"presets": presets}
     tokenizer = find_tokenizer(given.tokenizer, given.where, folder)
@@ -64,6 +65,7 @@ def write_front(front: Path, given: argparse.Namespace) -> list[str]:
     shown = ([ALL_FA] if "F" in config.mixers and not config.fixed else []) + list(presets)
     arguments = ["--model", str(front), "--served-model-name", name, *(f"{name}:{preset}" for preset in shown)]
     arguments += ["--tokenizer", str(tokenizer)] if tokenizer else ["--skip-tokenizer-init"]
+    arguments += ["--dtype", dtype]  # vLLM by itself would make float32 bfloat16
     return [*arguments, "--middleware", "supernet.serving.names.PresetNames", "--enforce-eager"]
 
 

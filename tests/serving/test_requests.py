@@ -10,7 +10,7 @@ from supernet.checkpoint import load, save, save_trained
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.reader import native_config
-from supernet.serving.__main__ import last_checkpoint, write_front
+from supernet.serving.__main__ import last_checkpoint, main, write_front
 from supernet.serving.names import with_preset
 from supernet.serving.placements import VARIABLE, Served, declare, served
 
@@ -120,3 +120,9 @@ def test_a_run_is_served_from_its_last_checkpoint_with_its_presets_and_tokenizer
             write_front(tmp_path / "front", arguments(folder))
     with pytest.raises(ValueError, match="a colon"):
         write_front(tmp_path / "front", arguments(run, teacher=teacher, name="a:b"))
+
+
+def test_without_vllm_the_command_says_where_it_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("supernet.serving.__main__.find_spec", lambda name: None)
+    assert main([str(tmp_path)]) == 1
+    assert "make .venv-vllm/.done" in capsys.readouterr().err
