@@ -42,7 +42,7 @@ START = 600  # seconds that a server may take to start
 
 
 def run(quick: bool = False) -> pd.DataFrame:
-    """One row per mix: what came of its requests, tokens/s, seconds that a request took, ratio to all-FA, longest requests that fit the memory by exact bytes."""
+    """One row per mix: what came of its requests, their speed, and how many of the longest ones fit the memory by exact bytes."""
     if not PYTHON.exists():
         raise SystemExit("error: no .venv-vllm: make .venv-vllm/.done makes the environment of vLLM")
     torch.manual_seed(0)
