@@ -22,7 +22,7 @@ from experiments.config import (
 from experiments.data.items import read_items
 from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir, unseen_window
 from experiments.sweeping.placements import select
-from experiments.sweeping.weights import of_folder
+from experiments.sweeping.weights import free_memory, of_folder
 from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
@@ -127,7 +127,7 @@ def plan_training(config: Config, rate: float) -> list[Line]:
                   f"{count(count_parameters(model))}, trained {count(trained)} parameters"),
         ("training", f"{options.steps} steps of {options.batch} sequences on {world} device{'s' * (world > 1)}, sampler {options.sampler}, "
                      f"{note}{count(tokens)} tokens"),
-        *memory_lines(config),
+        *memory_lines(config, device),
         ("files", f"{len(steps)} checkpoints of {size(4 * trained)} ({size(4 * trained * len(steps))}), until the end a state to resume "
                   f"from of {size(state)}, metrics.jsonl {size(STEP_BYTES * options.steps)}"),
     ]  # fmt: skip
@@ -139,11 +139,17 @@ def plan_training(config: Config, rate: float) -> list[Line]:
     return [*lines, *work(training_flops(config, Counter(len(item.tokens) for item in found)), rate, device, world)]
 
 
-def memory_lines(config: Config) -> list[Line]:
+def memory_lines(config: Config, device: str) -> list[Line]:
     parts = training_memory(config)
     named = ", ".join(f"{name} {size(value)}" for name, value in parts.items())
     how = f"{config.trainer.strategy}, recompute={str(config.trainer.recompute).lower()}"
-    return [("memory", f"{size(sum(parts.values()))} per device, at most, beside what torch itself takes ({how}): {named}")]
+    return [
+        (
+            "memory",
+            f"{size(sum(parts.values()))} per device, at most, beside what torch itself takes ({how}): {named}; "
+            f"{fits(sum(parts.values()), device)}",
+        )
+    ]
 
 
 def training_memory(config: Config) -> dict[str, float]:
@@ -226,7 +232,8 @@ def plan_sweep(config: Config, rate: float) -> list[Line]:
     have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in steps}
     names = {item.name for item in items}
     wanted = len(placements) * len(items) * len(steps)
-    rows = wanted - sum(item in names and placement in set(placements) for pairs in have.values() for placement, item in pairs)
+    asked = set(placements)
+    rows = wanted - sum(item in names and placement in asked for pairs in have.values() for placement, item in pairs)
     there = [step for step in steps if step in checkpoints(config)] if known else []
     groups = Counter(group for pairs in have.values() for group in missing_groups(placements, items, pairs))
     prefixes, flops = 0, 0.0
@@ -312,6 +319,14 @@ def work(flops: float, rate: float, device: str, devices: int) -> list[Line]:
     return [("work", f"{flops / 1e12:.3g} TFLOP: {duration(flops / given / devices)} at {given:.3g} FLOP/s{each} ({origin})")]
 
 
+def fits(needed: float, device: str) -> str:
+    """Whether so many bytes fit the memory of this machine's device: all of a GPU's, on a CPU what is free now."""
+    there = torch.cuda.get_device_properties(0).total_memory if device == "cuda" and cuda() else free_memory()
+    over = (needed - there) / 2**30
+    where = f"the {there / 2**30:.1f} GiB of {'this GPU' if device == 'cuda' else 'memory that are free here'}"
+    return f"fits {where}" if over <= 0 else f"does not fit {where}, by {over:.1f} GiB"
+
+
 def cuda() -> bool:
     return torch.cuda.is_available()
 
@@ -337,7 +352,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+    for length, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"

@@ -1,12 +1,13 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.cost import placement_costs
-from analysis.optimise import Constraints, at_budget, frontier
+from analysis.optimise import Constraints, at_budget, best_at, frontier
 from analysis.optimise.next_round import predicted_gain, propose
 from analysis.optimise.over_training import stability
 from analysis.surrogate import Landscape, fit
@@ -212,3 +213,8 @@ def test_search_goes_on_while_there_is_gain_and_stops_once_the_frontier_is_score
             break
         more = sorted({*more, *frontier(expansion)["placement"]})
     assert after.stop and after.gain < before.gain / 5
+
+
+def test_a_budget_that_is_a_cost_but_for_rounding_admits_it():
+    table = pd.DataFrame({"rank": 1, "budget": [0.1, 0.3, 0.5], "placement": ["A", "B", "C"]})
+    assert list(best_at(table, [0.3, 0.3 - 1e-12, 0.3 - 1e-6, 0.1 + 0.2])) == ["B", "B", "A", "B"]

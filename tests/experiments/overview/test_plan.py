@@ -138,3 +138,10 @@ def test_what_is_done_is_said(small, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     manifest = json.loads((run_folder(small) / "manifest.json").read_text())
     assert f"{manifest['sweep']['distinct_prefixes']} of a layer" in call("sweep", [*small, "--dry-run", f"results={tmp_path}/new"]).stdout
+
+
+def test_a_plan_says_what_does_not_fit_and_times_that_a_person_reads(monkeypatch):
+    monkeypatch.setattr(plan, "free_memory", lambda: 4 * 2**30)
+    assert plan.fits(3 * 2**30, "cpu") == "fits the 4.0 GiB of memory that are free here"
+    assert plan.fits(6.5 * 2**30, "cpu") == "does not fit the 4.0 GiB of memory that are free here, by 2.5 GiB"
+    assert plan.duration(24804.9 * 86400) == "67.9 years" and plan.duration(700 * 86400) == "700.0 days"
