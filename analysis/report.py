@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ends(lambda: write_all(options.runs, options.endpoints, options.costs, options.out))
 
 
-def write_all(paths: Sequence[Path], declared: Path, costs: Path | None, out: Path | None) -> None:
+def write_all(paths: Sequence[Path], declared: Path, costs: str | Path | None, out: Path | None) -> None:
     """A report for every run, and one that compares those that may be compared."""
     endpoints = load_endpoints(declared)
     paths = list(dict.fromkeys(path.resolve() for path in paths or find_runs(Path("results"))))

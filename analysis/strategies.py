@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ends(lambda: write_all(options.runs, options.endpoints, options.costs, options.out or Path("results") / "comparison"))
 
 
-def write_all(runs: Sequence[Path], declared: Path, costs: Path | None, folder: Path) -> None:
+def write_all(runs: Sequence[Path], declared: Path, costs: str | Path | None, folder: Path) -> None:
     """A report for every scale."""
     endpoints = load_endpoints(declared)
     found = grids([run.resolve() for run in runs or find_runs(Path("results"))], endpoints, costs)

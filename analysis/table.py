@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.cost import placement_costs
+from analysis.input.cost_source import by_mixer
 from analysis.input.formats import FORMATS, batches, columns_of, conform, format_of
 from analysis.output.files import replacing
 from supernet.placement import COST as PUBLISHED
@@ -121,7 +122,7 @@ def load_scores(run: str | Path, costs: str | Path | None = None) -> Scores:
     if len(found) > 1:
         names = ", ".join(list(found)[:3])
         raise ValueError(f"{run} mixes {len(found)} runs ({names}): give each its own file; the commands take them all")
-    return _scores_of(found, costs)[0]
+    return _scores_of(found, costs, Path(run))[0]
 
 
 def load_runs(run: str | Path, costs: str | Path | None = None) -> list[Scores]:
@@ -132,7 +133,7 @@ def load_runs(run: str | Path, costs: str | Path | None = None) -> list[Scores]:
     file); without these they are computed from the placements' letters. Memory: about 30 bytes a row, whatever the format.
     Raises ValueError, one line that names the first offender and the remedy, for scores that are not complete, unique and finite.
     """
-    return _scores_of(_rows_of(Path(run)), costs)
+    return _scores_of(_rows_of(Path(run)), costs, Path(run))
 
 
 def _rows_of(run: Path) -> dict[str, "_Rows"]:
@@ -152,8 +153,8 @@ def _rows_of(run: Path) -> dict[str, "_Rows"]:
     return dict(sorted(found.items()))
 
 
-def _scores_of(found: dict[str, "_Rows"], costs: str | Path | None) -> list[Scores]:
-    given = load_costs(costs) if costs is not None else None
+def _scores_of(found: dict[str, "_Rows"], costs: str | Path | None, run: Path) -> list[Scores]:
+    given = load_costs(costs, run) if costs is not None else None
     return [found.pop(name).scores(name, given) for name in list(found)]
 
 
@@ -396,9 +397,9 @@ def load_placements(path: str | Path) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs from a file: of placements, or of one layer of each mixer."""
+    """Costs that were given: of placements, or of one layer of each mixer."""
 
-    path: Path
+    path: Path | str  # where they come from
     by: str
     values: dict[str, float]
 
@@ -413,8 +414,11 @@ class Costs:
         return np.array([self.values[p] for p in placements])
 
 
-def load_costs(path: str | Path) -> Costs:
-    """A table with the columns mixer (one letter) and cost, or placement and cost. Raises ValueError for anything else."""
+def load_costs(path: str | Path, run: Path | None = None) -> Costs:
+    """``published``, ``measured:FILE@CONTEXT`` or ``roofline:DEVICE@CONTEXT`` (for the model of ``run``); or a table with the columns mixer
+    (one letter) and cost, or placement and cost. Raises ValueError for anything else."""
+    if (named := by_mixer(str(path), run)) is not None:
+        return Costs(str(path), "mixer", named)
     path = Path(path)
     if not path.is_file() or not format_of(path):
         raise ValueError(f"no table of costs at {path}: give a file with the columns mixer, cost or placement, cost ({', '.join(FORMATS)})")

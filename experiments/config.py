@@ -165,6 +165,8 @@ class Config:
     dtype: str = option("float32", choices=("float32", "bfloat16"))  # of the sweep: float32 | bfloat16
     # of the sweep: loglik | acceptance (of the placement's tokens as drafts of all-FA; tables in RUN/acceptance)
     score: str = option("loglik", choices=("loglik", "acceptance"))
+    # of a layer, in reports and placements=proposed: published | measured:FILE[@CONTEXT] | roofline:DEVICE@CONTEXT | a file of costs
+    cost: str = "published"
     device: str = option("auto", choices=("auto", "cpu", "cuda"))  # of the sweep: auto | cpu | cuda
     # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
     kernels: str = option("auto", choices=("auto", "torch", "numba", "fla", "fla-kda"))
@@ -199,6 +201,10 @@ def check(config: DictConfig) -> Config:
         typed.data.tasks = list(REASONING)
     for broken in broken_rules(typed, model_config(typed), stage_options(typed)):
         raise ValueError(broken)
+    if typed.cost != "published":
+        from analysis.input import cost_source  # pandas takes a second, which other commands do without here
+
+        cost_source.check(typed.cost)
     if typed.distill.tokens_per_parameter:
         from supernet.size import count_trainable  # torch takes seconds
 
@@ -317,6 +323,11 @@ def with_shapes(config: Config) -> dict[str, Any]:
         shapes = config.shapes
     window = {} if "window" in given or not (shapes or given) else {"window": max(1, config.data.length // 4)}
     return shapes | window | given
+
+
+def given_costs(config: Config) -> str | None:
+    """``cost`` for those who read scores; None: as the run's placements.parquet has them, which is as published."""
+    return None if config.cost == "published" else config.cost
 
 
 def model_config(config: Config) -> SupernetConfig:

@@ -5,7 +5,7 @@ from analysis.output.words import verdict
 from analysis.report import load_endpoints
 from analysis.stability.endpoints import ENDPOINTS
 from analysis.table import load_scores
-from experiments.config import Config, run_dir
+from experiments.config import Config, given_costs, run_dir
 from experiments.runs.entry import run
 from experiments.runs.records import status
 
@@ -17,7 +17,7 @@ def report(config: Config) -> None:
         raise ValueError(f"no run in {folder}: run python -m experiments.distill and experiments.sweep with the same options")
     with status(folder, "report"):
         endpoints = load_endpoints(ENDPOINTS)
-        tables = write_report(load_scores(folder), folder, endpoints, folder)
+        tables = write_report(load_scores(folder, given_costs(config)), folder, endpoints, folder)
         print(f"{folder / 'report.md'}:", *verdict(tables, endpoints), sep="\n  ")
 
 

@@ -58,7 +58,7 @@ class Grid:
         return self.runs[self.strategies[0], self.seeds[0]]
 
 
-def grids(folders: Sequence[Path], endpoints: Endpoints, costs: Path | None = None) -> list[Grid]:
+def grids(folders: Sequence[Path], endpoints: Endpoints, costs: str | Path | None = None) -> list[Grid]:
     """The grids among run directories: of each scale the runs of several samplers that differ in sampler, presets and seed alone.
 
     Runs without config.yaml, and those whose samplers have no companion, are left out. ValueError where a grid is ambiguous.
@@ -89,7 +89,7 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in its.items() if name not in ("distill.sampler", "distill.presets")}
 
 
-def grid_of(folders: Sequence[Path], endpoints: Endpoints, costs: Path | None = None) -> Grid:
+def grid_of(folders: Sequence[Path], endpoints: Endpoints, costs: str | Path | None = None) -> Grid:
     """The complete part of a grid: seeds that every strategy has, placements and items that every run has."""
     by: dict[tuple[str, int], Path] = {}
     for folder in folders:

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     folder: Path
 
 
-def load(path: Path, costs: Path | None = None, out: Path | None = None) -> list[Run]:
+def load(path: Path, costs: str | Path | None = None, out: Path | None = None) -> list[Run]:
     """The runs of a run directory (one) or of a file (one or several, sorted by name).
 
     Results go into the run directory; of a file into its folder, where that holds no other scores, else into a folder beside it that is

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.cost import coefficients_of, placement_costs
 from analysis.optimise.fresh_items import load_beside
 from analysis.table import Scores, load_placements
 
@@ -28,12 +29,17 @@ def with_proposed(run: Path, scores: Scores) -> Scores:
     again = "run the sweep with placements=proposed again, it continues what is missing"
     if lacking := [item for item in scores.items if item not in quality.columns]:
         raise ValueError(f"{run / TABLE} lacks {len(lacking)} items of the tables, the first is {lacking[0]}: {again}")
-    cost = load_placements(run / TABLE).set_index("placement")["cost"].reindex(quality.index)
-    if cost.isna().any():
-        raise ValueError(f"{run / TABLE / 'placements.parquet'} lacks the scored placement {cost.index[cost.isna()][0]}: {again}")
+    try:  # what prices the tables prices the proposals, whatever they were chosen by
+        cost = placement_costs(list(quality.index), coefficients_of(scores.placements, scores.cost))
+    except ValueError:
+        listed = load_placements(run / TABLE).set_index("placement")["cost"].reindex(quality.index)
+        if listed.isna().any():
+            raise ValueError(f"{run / TABLE / 'placements.parquet'} lacks the scored placement {listed.index[listed.isna()][0]}: "
+                             f"{again}") from None  # fmt: skip
+        cost = listed.to_numpy()
     return replace(
         last,
         placements=[*scores.placements, *quality.index],
-        cost=np.append(scores.cost, cost.to_numpy()),
+        cost=np.append(scores.cost, cost),
         quality=np.concatenate([last.quality, quality[scores.items].to_numpy()[None]], axis=1),
     )

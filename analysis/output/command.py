@@ -16,8 +16,9 @@ def arguments(name: str, what: str, out: str, runs: str = "*") -> argparse.Argum
     scored = f"run directory, or a file of scores ({', '.join(FORMATS)}){default}"
     parser.add_argument("runs", nargs=runs, type=Path, metavar="RUN", help=scored)
     parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
-    costs = "a table with the columns mixer, cost or placement, cost (default: what lies beside the scores, else the published costs)"
-    parser.add_argument("--costs", type=Path, metavar="FILE", help=costs)
+    costs = ("published, measured:FILE[@CONTEXT], roofline:DEVICE@CONTEXT, or a table with the columns mixer, cost or placement, cost "
+             "(default: what lies beside the scores, else published)")  # fmt: skip
+    parser.add_argument("--costs", "--cost", dest="costs", metavar="COSTS", help=costs)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     return parser
 

@@ -5,6 +5,7 @@ import argparse
 import pandas as pd
 
 from experiments.bench import (
+    decode,
     distillation,
     engine,
     generation,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "kernels": token_mixing.run,
     "losses": losses.run,
     "generation": generation.run,
+    "decode": decode.run,
     "training": distillation.run,
     "memory": memory.run,
     "speedups": speedups.run,

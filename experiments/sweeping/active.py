@@ -16,7 +16,7 @@ from analysis.optimise.next_round import next_placements
 from analysis.optimise.proposals import TABLE as PROPOSED
 from analysis.optimise.proposals import with_proposed
 from analysis.table import Scores, load_placements, load_scores
-from experiments.config import Config, items_path, model_config, run_dir, stage_options
+from experiments.config import Config, given_costs, items_path, model_config, run_dir, stage_options
 from experiments.data.items import read_items
 from experiments.runs.records import read_json, settled, status, write_json
 from experiments.runs.streams import stream
@@ -36,7 +36,7 @@ def learn(config: Config) -> None:
     path = folder / "placements.parquet"
     score_missing(config, load_placements(path) if path.exists() else select(config))
     while True:
-        scores, record = load_scores(folder), read_json(folder / "active.json")
+        scores, record = load_scores(folder, given_costs(config)), read_json(folder / "active.json")
         score_proposals(config, scores)  # of a round that was killed, or items and a checkpoint that the tables have got since
         last = with_proposed(folder, scores)
         scored, rounds = len(last.placements), record.get("rounds", [])
@@ -105,7 +105,7 @@ def score_winners(config: Config) -> None:
     where winners were asked for.
     """
     folder = run_dir(config)
-    scores = load_scores(folder)
+    scores = load_scores(folder, given_costs(config))
     step, used = int(scores.steps[-1]), set(scores.items)
     items = [item for item in read_items(items_path(config)) if item.name not in used]
     if len(items) < 2:

@@ -92,3 +92,18 @@ def test_what_would_change_nothing_or_everything_in_silence_is_refused(given, wo
     with pytest.raises(ValueError) as caught:
         config(*given)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ("roofline:h1@4096", "no device 'h1': choose from h100"),
+    ("roofline:h100", "at which context"),
+    ("measured:nowhere.csv", "no measured costs at nowhere.csv"),
+    ("cheap", "give published, measured:FILE"),
+])  # fmt: skip
+def test_costs_are_checked_before_anything_runs(given, said):
+    with pytest.raises(ValueError, match=said):
+        config("scale=tiny", f"cost={given}")
+
+
+def test_costs_rename_no_run():
+    assert run_id(config("scale=tiny", "cost=roofline:h100@4096")) == run_id(config("scale=tiny"))
