@@ -19,7 +19,7 @@ from analysis.output import style
 from analysis.output.command import ends
 from analysis.output.roofline_figure import layers_by_cost
 from analysis.output.write import markdown, write_csv
-from analysis.roofline.published import misfit, published
+from analysis.roofline.model_card import misfit, published
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from analysis.roofline import (
     step,
     token_flops,
 )
-from analysis.roofline.published import PRESETS, published
+from analysis.roofline.model_card import PRESETS, published
 from supernet.placement import sample_counts
 
 SMALL = Shapes(layers=2, hidden=8, ffn=16, heads=2, kv_heads=1, head_dim=4, vocab=10, window=6)
