@@ -24,6 +24,7 @@ from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_p
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import free_memory, of_folder
 from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
+from experiments.training.schedule import total_steps
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
 from supernet.ops.losses import CHUNK
@@ -118,7 +119,7 @@ def plan_training(config: Config, rate: float) -> list[Line]:
     found, note = sequences(config, "train")
     trained = count_trainable(model, config.distill.train_mixers)
     there = [step for step in steps if (checkpoint_dir(folder, step) / "meta.json").exists()]
-    tokens = np.mean([len(item.tokens) for item in found]) * options.batch * options.steps
+    tokens = np.mean([len(item.tokens) for item in found]) * options.batch * total_steps(options)
     device = "cuda" if config.trainer.accelerator in ("cuda", "gpu") or (config.trainer.accelerator == "auto" and cuda()) else "cpu"
     state = 12 * trained
     lines = [
@@ -129,7 +130,7 @@ def plan_training(config: Config, rate: float) -> list[Line]:
                      f"{note}{count(tokens)} tokens"),
         *memory_lines(config, device),
         ("files", f"{len(steps)} checkpoints of {size(4 * trained)} ({size(4 * trained * len(steps))}), until the end a state to resume "
-                  f"from of {size(state)}, metrics.jsonl {size(STEP_BYTES * options.steps)}"),
+                  f"from of {size(state)}, metrics.jsonl {size(STEP_BYTES * total_steps(options))}"),
     ]  # fmt: skip
     if len(there) == len(steps):
         return [*lines, ("done", f"all {len(steps)} checkpoints are there: nothing would be done")]
@@ -195,17 +196,18 @@ def training_flops(config: Config, lengths: Mapping[int, int]) -> float:
     The teacher's forward pass (distillation), the student's with the placements that will be drawn, and its backward pass.
     """
     model, options = model_config(config), stage_options(config)
+    steps = total_steps(options)  # those of a cooled copy with them
     if options.sampler in ("targeted", "hybrid") and not options.presets:  # fine-tuning: known once there are presets
-        visits = Counter(dict.fromkeys(model.mixers, options.steps * model.layers / len(model.mixers)))
+        visits = Counter(dict.fromkeys(model.mixers, steps * model.layers / len(model.mixers)))
     else:
-        visits = Counter(m for step in range(options.steps) for m in draw(options, model, config.seed, step, config.distill.train_mixers))
+        visits = Counter(m for step in range(steps) for m in draw(options, model, config.seed, step, config.distill.train_mixers))
     total = 0.0
     for tokens, times in lengths.items():
         head = 2.0 * model.vocab * model.hidden * tokens
         passes = 3 if options.batch * tokens > CHUNK else 2  # the head's chunks are computed again in the backward pass
-        own = passes * head * options.steps
+        own = passes * head * steps
         if config.stage == "distill":
-            own += options.steps * (forward_flops(model, "F" * model.layers, tokens) + (passes - 2) * head)
+            own += steps * (forward_flops(model, "F" * model.layers, tokens) + (passes - 2) * head)
         for m, visited in visits.items():
             forward = layer_flops(model, m, tokens) * (2 if config.trainer.recompute else 1)
             own += visited * (forward + backward_flops(model, m, tokens, m in config.distill.train_mixers))
