@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from experiments.config import Config
 from experiments.runs.entry import run
-from experiments.sweeping.active import learn, score_winners
 from experiments.sweeping.parts import score_missing
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
@@ -14,10 +13,11 @@ def sweep(config: Config) -> None:
     """Score what ``placements`` asks for and the run (or the folder ``supernet``) lacks."""
     if config.supernet:
         config = of_folder(config)
-    if config.placements == "proposed":
-        learn(config)
-        score_winners(config)
-    elif config.placements == "winners":
+    if config.placements in ("proposed", "winners"):
+        from experiments.sweeping.active import learn, score_winners  # surrogate and optimiser take seconds
+
+        if config.placements == "proposed":
+            learn(config)
         score_winners(config)
     else:
         score_missing(config, select(config))

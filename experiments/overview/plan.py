@@ -20,10 +20,10 @@ from experiments.config import (
     teacher_dir,
 )
 from experiments.data.items import read_items
+from experiments.runs.steps import checkpoint_dir, state_path
 from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir, unseen_window
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import free_memory, of_folder
-from experiments.training.loop import checkpoint_dir, frozen_dtype, state_path
 from experiments.training.schedule import total_steps
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
@@ -163,7 +163,7 @@ def training_memory(config: Config) -> dict[str, float]:
     model, options, trainer = model_config(config), stage_options(config), config.trainer
     world = trainer.devices * trainer.nodes
     batch, tokens = -(-options.batch // world), config.data.length
-    frozen, active = frozen_dtype(config).itemsize, 2 if config.distill.precision == "bf16-mixed" else 4
+    frozen = active = 2 if config.distill.precision == "bf16-mixed" else 4
     of_mixer = {m: layer_parameters(model, m) for m in model.mixers}
     trained = [m for m in model.mixers if m in config.distill.train_mixers]
     placements = options.presets if options.sampler == "targeted" and options.presets else [m * model.layers for m in model.mixers]

@@ -13,3 +13,12 @@ def step_dirs(folder: Path) -> dict[int, Path]:
 def whole_checkpoints(run: Path) -> dict[int, Path]:
     """The complete checkpoints of a run by step, ascending: meta.json is written last."""
     return {step: path for step, path in step_dirs(run / "checkpoints").items() if (path / "meta.json").exists()}
+
+
+def checkpoint_dir(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step-{step:06d}"
+
+
+def state_path(folder: Path) -> Path:
+    """The state to resume from; it is there while a training is unfinished."""
+    return folder / "checkpoints" / "resume.ckpt"

@@ -21,6 +21,7 @@ from experiments.data.items import batch_of_step, collate, read_items, sha256
 from experiments.data.tokens import copy_tokenizer
 from experiments.runs.kernels import choose_kernels, compile_shared
 from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
+from experiments.runs.steps import state_path
 from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints, Validation
 from experiments.training.finite import NotFinite, finite
 from experiments.training.loggers import make_logger
@@ -125,15 +126,6 @@ def visits(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def checkpoint_dir(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"step-{step:06d}"
-
-
-def state_path(folder: Path) -> Path:
-    """The state to resume from; it is there while a training is unfinished."""
-    return folder / "checkpoints" / "resume.ckpt"
-
-
 def frozen_dtype(config: Config) -> torch.dtype:
     """Of the tensors that are not trained."""
     return torch.bfloat16 if config.distill.precision == "bf16-mixed" else torch.float32
@@ -146,20 +138,6 @@ def dtype_name(config: Config) -> str:
 def device(config: Config) -> str:
     """Where the training runs: cuda or cpu."""
     return "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
-
-
-def complete(config: Config) -> bool:
-    """Whether every checkpoint of the run's training is there, or none is wanted; says so if it is."""
-    if config.supernet:
-        print(f"{config.stage}: nothing to train, supernet={config.supernet} is given")
-        return True
-    folder, steps = run_dir(config), checkpoint_steps(stage_options(config))
-    there = all((checkpoint_dir(folder, step) / "meta.json").exists() for step in steps)
-    if config.stage == "distill" and config.distill.cooldown:
-        there = there and complete(replace(config, stage="cooled"))
-    if there and is_first(config):
-        print(f"{config.stage}: all {len(steps)} checkpoints are in {folder}")
-    return there
 
 
 @contextmanager

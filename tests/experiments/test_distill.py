@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import sequences, training_items
-from experiments.distill import Distillation, distill
+from experiments.distill import distill
 from experiments.runs.entry import CONF
 from experiments.training.build import empty_supernet, initialised_supernet, load_frozen
+from experiments.training.distilling import Distillation
 from experiments.training.loop import visits
 from experiments.training.strategy import draw
 from supernet.checkpoint import load_trained, save_trained

@@ -12,11 +12,12 @@ from hydra import compose, initialize_config_dir
 from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import training_items
-from experiments.distill import Distillation, distill
+from experiments.distill import distill
 from experiments.faults.drill import SMALL
 from experiments.runs.records import read_json, read_metrics
 from experiments.sweeping.weights import memory_bytes
 from experiments.training.build import initialised_supernet, load_frozen
+from experiments.training.distilling import Distillation
 from experiments.training.resume import ResumeState
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet

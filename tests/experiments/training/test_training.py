@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from experiments.config import SftConfig, check, run_id
 from experiments.data.items import collate
 from experiments.runs.entry import CONF
-from experiments.sft import FineTuning
 from experiments.training import parallel
+from experiments.training.tuning import FineTuning
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, activation_power, kl_losses, next_token_sum
