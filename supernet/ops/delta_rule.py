@@ -89,20 +89,21 @@ def delta_rule_chunked(
         return F.pad(x.float(), (0, 0, 0, 0, 0, N * C - T)).unflatten(1, (N, C)).permute(0, 3, 1, 2, 4).contiguous()
 
     q, k, v, g, beta = split(q), split(k), split(v), split(g), split(beta[..., None])
-    g = g.clamp_min(FORGOTTEN)  # -inf - -inf would be NaN
-    G = g.cumsum(-2)
+    G = wide = g.cumsum(-2)
+    mild = bool(G.amin() > STRONG)  # waits for the device: cheap against what the other way costs
+    if not mild:  # -inf - -inf would be NaN, and a difference of sums as large as those after a strong decay has no digits in float32
+        wide = g.clamp_min(FORGOTTEN).double().cumsum(-2)
+        G = wide.float()
     down, total = G.exp(), G[..., -1:, :]
     q_down, k_down = q * down, k * down
-    if bool(G.amin() > STRONG):  # waits for the device: cheap against what the other way costs
+    if mild:
         k_up = k * (-G).exp()  # not k / down: its gradient squares down and overflows
         A_qk, A_kk = (torch.cat([q_down, k_down], -2) @ k_up.mT).split(C, -2)
         A_qk = A_qk.tril()
         k_to_end = k_up * total.exp()
     else:
-        # A difference of sums as large as those after a strong decay has no digits left in float32.
-        G = g.double().cumsum(-2)
-        A_qk, A_kk = _pair_products(q, k, G)
-        k_to_end = k * (G[..., -1:, :] - G).float().exp()
+        A_qk, A_kk = _pair_products(q, k, wide)
+        k_to_end = k * (wide[..., -1:, :] - wide).float().exp()
     k_to_end, decay_all = k_to_end.mT, total.exp().mT  # [B, H, N, K, C], [B, H, N, K or 1, 1]
     rhs = beta * torch.cat([v, k_down], -1)
     U0, W = solve_unit_triangular(beta * A_kk, rhs).split([V, K], -1)
