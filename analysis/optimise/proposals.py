@@ -29,13 +29,12 @@ def with_proposed(run: Path, scores: Scores) -> Scores:
     again = "run the sweep with placements=proposed again, it continues what is missing"
     if lacking := [item for item in scores.items if item not in quality.columns]:
         raise ValueError(f"{run / TABLE} lacks {len(lacking)} items of the tables, the first is {lacking[0]}: {again}")
+    listed = load_placements(run / TABLE).set_index("placement")["cost"].reindex(quality.index)
+    if listed.isna().any():
+        raise ValueError(f"{run / TABLE / 'placements.parquet'} lacks the scored placement {listed.index[listed.isna()][0]}: {again}")
     try:  # what prices the tables prices the proposals, whatever they were chosen by
         cost = placement_costs(list(quality.index), coefficients_of(scores.placements, scores.cost))
-    except ValueError:
-        listed = load_placements(run / TABLE).set_index("placement")["cost"].reindex(quality.index)
-        if listed.isna().any():
-            raise ValueError(f"{run / TABLE / 'placements.parquet'} lacks the scored placement {listed.index[listed.isna()][0]}: "
-                             f"{again}") from None  # fmt: skip
+    except ValueError:  # costs that are no sum over mixers
         cost = listed.to_numpy()
     return replace(
         last,
