@@ -34,10 +34,12 @@ def default_budgets(layers: int, cheapest: float = 0.0, full: float | None = Non
     return sorted(budget for budget in rounded if budget >= cheapest - 1e-9)
 
 
-def surrogate(scores: Scores, checkpoint: int = -1, reaches: Sequence[float] = REACHES) -> ClusterExpansion:
+def surrogate(
+    scores: Scores, checkpoint: int = -1, reaches: Sequence[float] = REACHES, clusters: tuple[tuple[int, ...], ...] | None = None
+) -> ClusterExpansion:
     """The surrogate of one checkpoint. All placements are scored on the same items, whose noise is known from the scores of each."""
     quality = scores.quality[checkpoint]
-    return fit(scores.placements, quality.mean(axis=1), 0.0, items=quality, reaches=reaches)
+    return fit(scores.placements, quality.mean(axis=1), 0.0, clusters=clusters, items=quality, reaches=reaches)
 
 
 def choose(

@@ -22,12 +22,12 @@ TRAIN = 256  # placements the surrogate is judged with where the rest is the tes
 def expansions(scores: Scores, last: Scores) -> list[tuple[int, ClusterExpansion]]:
     """The surrogate of every checkpoint with its place, all learned from the run's own placements so that they differ in training alone.
 
-    Where ``last`` has proposals beside these, one more of the last checkpoint that learned from all. All are bent as their last one is:
-    their coefficients are compared.
+    Where ``last`` has proposals beside these, one more of the last checkpoint that learned from all. All have the clusters of their last one
+    and are bent as it is: their coefficients are compared.
     """
     final = surrogate(scores)
     reach = final.link.reach / spread(scores.quality[-1].mean(axis=1))
-    fitted = [*(surrogate(scores, s, (reach,)) for s in range(len(scores.steps) - 1)), final]
+    fitted = [*(surrogate(scores, s, (reach,), final.clusters) for s in range(len(scores.steps) - 1)), final]
     more = [surrogate(last)] if len(last.placements) > len(scores.placements) else []
     return [*enumerate(fitted), *((len(fitted) - 1, expansion) for expansion in more)]
 

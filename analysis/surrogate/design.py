@@ -9,6 +9,10 @@ CLUSTERS = ((0,), (0, 1), (0, 2), (0, 1, 2))
 """Kinds of cluster as offsets of their layers: points, pairs at lag 1, pairs at lag 2, triples of neighbours."""
 
 
+NESTED = tuple(CLUSTERS[: n + 1] for n in range(len(CLUSTERS)))
+"""The sets of clusters among which the evidence chooses, each with one kind more: from an additive model to all four kinds."""
+
+
 CLUSTER_NAMES = {(0,): "points", (0, 1): "pairs, lag 1", (0, 2): "pairs, lag 2", (0, 1, 2): "triples"}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
-from analysis.surrogate.design import CLUSTERS, alphabet, design, encode
+from analysis.surrogate.design import CLUSTERS, NESTED, alphabet, design, encode
 from analysis.surrogate.evidence import CONSTANT_VARIANCE, maximise_evidence
 from analysis.surrogate.expansion import ClusterExpansion
 from analysis.surrogate.link import Link
@@ -21,7 +21,7 @@ def fit(
     quality: np.ndarray,
     variance: np.ndarray | float,
     letters: str | None = None,
-    clusters: tuple[tuple[int, ...], ...] = CLUSTERS,
+    clusters: tuple[tuple[int, ...], ...] | None = None,
     items: np.ndarray | None = None,
     reaches: Sequence[float] = REACHES,
 ) -> ClusterExpansion:
@@ -31,7 +31,8 @@ def fit(
     the mixers that exist (default: those seen). With ``items`` [P, I], the quality per item whose mean is ``quality``, ``variance`` is what
     noise there is beyond the items', usually 0. The variance of each kind of cluster and of the nugget maximise the evidence (MacKay 1992)
     times a weak prior, in its P × P form when there are fewer placements than coefficients and in its N × N form otherwise. So does the
-    link, among those with ``reaches``, bent only where that makes the scores ten times likelier.
+    link, among those with ``reaches``, bent only where that makes the scores ten times likelier. And so do the ``clusters`` (None), among
+    the sets of NESTED: a kind of interaction that few scores cannot tell from noise costs more by its own uncertainty than it explains.
     Raises ValueError for unequal lengths, values that are not finite, duplicates, too few placements, a mixer never seen at a layer.
     """
     placements, quality = list(placements), np.asarray(quality, float)
@@ -48,9 +49,10 @@ def fit(
     if len(set(placements)) < len(placements):
         twice = next(p for i, p in enumerate(placements) if p in placements[:i])
         raise ValueError(f"placement {twice} is given twice: average its scores first")
-    least = 2 * (len(clusters) + 1)
+    kinds = len(CLUSTERS if clusters is None else clusters)
+    least = 2 * (kinds + 1)
     if len(placements) < least:
-        raise ValueError(f"{len(placements)} placements are too few for {len(clusters)} kinds of cluster: score at least {least}")
+        raise ValueError(f"{len(placements)} placements are too few for {kinds} kinds of cluster: score at least {least}")
     letters = letters if letters is not None else alphabet(placements)
     codes = encode(placements, letters)
     for code, letter in enumerate(letters):
@@ -61,14 +63,19 @@ def fit(
 
 
 def posterior(
-    placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...],
+    placements: list[str], quality: np.ndarray, noise: np.ndarray, letters: str, clusters: tuple[tuple[int, ...], ...] | None = None,
     items: np.ndarray | None = None, reaches: Sequence[float] = REACHES,
 ) -> ClusterExpansion:  # fmt: skip
+    """As ``fit``, unchecked."""
     layers = len(placements[0])
-    features = design(placements, letters, layers, clusters)
-    widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in clusters]
-    groups = np.repeat(np.arange(-1, len(clusters)), [1, *widths])
-    link, shares = _link(features, quality, noise, groups, len(clusters), reaches)
+    candidates = NESTED if clusters is None else (clusters,)
+    features = design(placements, letters, layers, candidates[-1])
+    widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in candidates[-1]]
+    groups = np.repeat(np.arange(-1, len(widths)), [1, *widths])
+    fitted = [_link(features[:, groups < len(c)], quality, noise, groups[groups < len(c)], len(c), reaches) for c in candidates]
+    best = int(np.argmin([unlikely for unlikely, _, _ in fitted]))
+    (_, link, shares), clusters = fitted[best], candidates[best]
+    features, groups, widths = features[:, groups < len(clusters)], groups[groups < len(clusters)], widths[: len(clusters)]
     if items is not None:  # what an item adds to all placements alike goes before the bend, which would give it to some more than to others
         items = items - items.mean(axis=0) + quality.mean()
     scored, slope, scale, y, v = _standardised(link, quality, noise)
@@ -105,8 +112,8 @@ def posterior(
 
 def _link(
     features: np.ndarray, quality: np.ndarray, noise: np.ndarray, groups: np.ndarray, kinds: int, reaches: Sequence[float]
-) -> tuple[Link, np.ndarray]:  # fmt: skip
-    """The link under which the scored qualities are likeliest, and its shares: from none over stronger and stronger bends while that helps.
+) -> tuple[float, Link, np.ndarray]:  # fmt: skip
+    """-log evidence (and prior), the link under which the scored qualities are likeliest, and its shares: from none over stronger and stronger bends while that helps.
 
     A density of z is one of quality when multiplied with |dz/dq| (Box & Cox 1964, equation 3).
     """
@@ -119,7 +126,7 @@ def _link(
         if best is not None and unlikely >= best[0]:
             break
         best = unlikely, link, shares
-    return best[1:]
+    return best
 
 
 def spread(values: np.ndarray) -> float:

@@ -17,7 +17,15 @@ from analysis.surrogate.fitting import posterior
 def predict_expansion(
     train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """The cluster expansion; unlike ``fit`` it accepts a fold in which a mixer is never seen at a layer (the prior fills in)."""
+    """The expansion with the clusters that the evidence chooses; unlike ``fit`` it accepts a fold in which a mixer is never seen at a layer
+    (the prior fills in)."""
+    return posterior(train, quality, noise, letters).landscape.value(test)
+
+
+def predict_all_clusters(
+    train: list[str], quality: np.ndarray, noise: np.ndarray, test: list[str], letters: str, rng: np.random.Generator
+) -> np.ndarray:
+    """All kinds of clusters, whatever the evidence says."""
     return posterior(train, quality, noise, letters, CLUSTERS).landscape.value(test)
 
 
@@ -69,6 +77,7 @@ def _inner_choice(predict: Callable, options: Sequence[float], x: np.ndarray, y:
 
 MODELS = {
     "cluster expansion": predict_expansion,
+    "all clusters": predict_all_clusters,
     "additive": predict_additive,
     "ridge one-hot": predict_ridge,
     "nearest neighbours": predict_neighbours,

@@ -103,9 +103,33 @@ def test_evidence_finds_which_interactions_matter():
     rng = np.random.default_rng(3)
     placements, truth = world(8, rng, 500, sd=(1.0, 0.0, 0.7, 0.0))
     expansion = fit(placements, truth(placements) + 0.1 * rng.normal(size=500), 0.01)
-    points, lag1, lag2, triples = expansion.explained
+    assert expansion.clusters == CLUSTERS[:3]
+    points, lag1, lag2 = expansion.explained
     assert points > 0.3 and lag2 > 0.15
-    assert lag1 < 0.02 and triples < 0.03 and expansion.nugget < 0.02
+    assert lag1 < 0.02 and expansion.nugget < 0.02
+
+
+@pytest.mark.parametrize(
+    ("sd", "count", "kinds"),
+    [((1.0, 0.0, 0.0, 0.0), 48, 1), ((1.0, 0.0, 0.0, 0.0), 300, 1), ((1.0, 0.8, 0.0, 0.0), 200, 2), ((1.0, 0.6, 0.5, 0.7), 400, 4)],
+)
+def test_the_evidence_chooses_how_many_kinds_of_cluster_there_are(sd, count, kinds):
+    chosen, ours, best = [], [], []
+    for seed in range(3):
+        rng = np.random.default_rng([5, seed])
+        placements, truth = world(6, rng, count, sd)
+        quality = truth(placements) + 0.1 * rng.normal(size=count)
+        test = [str(sample_local(6, rng)) for _ in range(300)]
+        errors = {
+            n: np.mean((fit(placements, quality, 0.01, clusters=CLUSTERS[:n]).landscape.value(test) - truth(test)) ** 2)
+            for n in (1, 2, 3, 4)
+        }
+        expansion = fit(placements, quality, 0.01)
+        chosen.append(len(expansion.clusters))
+        ours.append(errors[chosen[-1]])
+        best.append(min(errors.values()))
+    assert sorted(chosen)[1] == kinds  # the median of three
+    assert np.mean(ours) < 1.2 * np.mean(best)
 
 
 def test_noisy_scores_count_less():
