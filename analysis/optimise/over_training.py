@@ -22,7 +22,7 @@ TRAIN = 256  # placements the surrogate is judged with where the rest is the tes
 def expansions(scores: Scores, last: Scores) -> list[tuple[int, ClusterExpansion]]:
     """The surrogate of every checkpoint with its place, all learned from the run's own placements so that they differ in training alone.
 
-    Where ``last`` has proposals beside these, one more of the last checkpoint that learned from all. All have the clusters of their last one
+    Where ``last`` has proposals beside these, one more of the last checkpoint that learned from all. All have the clusters of the last one
     and are bent as it is: their coefficients are compared.
     """
     final = surrogate(scores)

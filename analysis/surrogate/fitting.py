@@ -72,9 +72,13 @@ def posterior(
     features = design(placements, letters, layers, candidates[-1])
     widths = [max(layers - c[-1], 0) * (len(letters) - 1) ** len(c) for c in candidates[-1]]
     groups = np.repeat(np.arange(-1, len(widths)), [1, *widths])
-    fitted = [_link(features[:, groups < len(c)], quality, noise, groups[groups < len(c)], len(c), reaches) for c in candidates]
+    fitted = [_link(features, quality, noise, groups, len(widths), reaches)]  # how the scale bends is learned from the richest set
+    reach = fitted[0][1].reach / spread(quality)
+    for fewer in candidates[-2::-1]:
+        inside = groups < len(fewer)
+        fitted.append(_link(features[:, inside], quality, noise, groups[inside], len(fewer), (reach,)))
     best = int(np.argmin([unlikely for unlikely, _, _ in fitted]))
-    (_, link, shares), clusters = fitted[best], candidates[best]
+    (_, link, shares), clusters = fitted[best], candidates[::-1][best]
     features, groups, widths = features[:, groups < len(clusters)], groups[groups < len(clusters)], widths[: len(clusters)]
     if items is not None:  # what an item adds to all placements alike goes before the bend, which would give it to some more than to others
         items = items - items.mean(axis=0) + quality.mean()
@@ -113,7 +117,8 @@ def posterior(
 def _link(
     features: np.ndarray, quality: np.ndarray, noise: np.ndarray, groups: np.ndarray, kinds: int, reaches: Sequence[float]
 ) -> tuple[float, Link, np.ndarray]:  # fmt: skip
-    """-log evidence (and prior), the link under which the scored qualities are likeliest, and its shares: from none over stronger and stronger bends while that helps.
+    """-log evidence (and prior), the link under which the scored qualities are likeliest, and its shares: from no bend over stronger and
+    stronger ones while that helps.
 
     A density of z is one of quality when multiplied with |dz/dq| (Box & Cox 1964, equation 3).
     """
