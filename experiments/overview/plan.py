@@ -49,18 +49,27 @@ LOGIT_COPIES = 7
 ROW_BYTES, STEP_BYTES, REPORT_BYTES, TOKEN_BYTES = 10, 190, 2e6, 2
 """On disk: a row of a score table (5 to 17 measured), a line of metrics.jsonl, tables and figures of a report, a token of a sequence."""
 
+CARDS = {"24 GB": 23.5, "80 GB": 79.1, "141 GB": 139.7}
+"""GiB that programs can have of GPUs of these names."""
+
 CHAIN = ("teach", "distill", "sweep", "report")
 Line = tuple[str, str]
+
+
+class Work(str):
+    """What is said of a command's work, and the seconds that it says."""
+
+    seconds = 0.0
 
 
 def taken_from(arguments: list[str]) -> float:
     """Take ``--dry-run`` and ``--flops N`` out of a command's arguments: the FLOP/s per device that are given, or 0.
 
-    Raises ValueError on a ``--flops`` that is no positive number and on a multirun.
+    Raises ValueError on a ``--flops`` that is no positive number.
     """
     arguments.remove("--dry-run")
-    if {"-m", "--multirun"} & set(arguments):
-        raise ValueError("--dry-run shows the plan of one cell: leave out -m and give one value for each option")
+    if {"-m", "--multirun"} & set(arguments):  # the cells are planned here, one after another, wherever they would run
+        arguments[:] = [argument for argument in arguments if not argument.startswith(("hydra/launcher=", "hydra.launcher."))]
     given = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--flops"]
     if not given:
         return 0.0
@@ -75,16 +84,22 @@ def taken_from(arguments: list[str]) -> float:
     return rate
 
 
-def print_plan(command: str, config: Config, flops_per_second: float = 0.0) -> None:
-    """The plan of one command, or of each of the chain. ValueError where there is none, or where the options ask for the impossible."""
+def print_plan(command: str, config: Config, flops_per_second: float = 0.0) -> float:
+    """The plan of one command, or of each of the chain; the seconds of work that it says.
+
+    ValueError where there is none, or where the options ask for the impossible.
+    """
     if command == "sft":
         config = replace(config, stage="sft")
+    seconds = 0.0
     for name in CHAIN if command == "chain" else (command,):
         if name not in PLANS:
             raise ValueError(f"--dry-run knows no plan of {name}: choose from {', '.join([*PLANS, 'chain'])}")
         lines = PLANS[name](config, flops_per_second)
         print(f"plan of {name}, scale {config.scale}: nothing is run or written")
         print("\n".join(f"  {label:<13} {text}" for label, text in lines), flush=True)
+        seconds += sum(text.seconds for _, text in lines if isinstance(text, Work))
+    return seconds
 
 
 def plan_teach(config: Config, rate: float) -> list[Line]:
@@ -144,13 +159,9 @@ def memory_lines(config: Config, device: str) -> list[Line]:
     parts = training_memory(config)
     named = ", ".join(f"{name} {size(value)}" for name, value in parts.items())
     how = f"{config.trainer.strategy}, recompute={str(config.trainer.recompute).lower()}"
-    return [
-        (
-            "memory",
-            f"{size(sum(parts.values()))} per device, at most, beside what torch itself takes ({how}): {named}; "
-            f"{fits(sum(parts.values()), device)}",
-        )
-    ]
+    needed = sum(parts.values())
+    said = f"{size(needed)} per device, at most, beside what torch itself takes ({how}): {named}; {fits(needed, device)}"
+    return [("memory", said), ("a GPU of", cards(needed))]
 
 
 def training_memory(config: Config) -> dict[str, float]:
@@ -242,11 +253,15 @@ def plan_sweep(config: Config, rate: float) -> list[Line]:
     for (lacking, places), times in groups.items():
         trie, chosen = build_trie(model, list(lacking)), [items[i] for i in places]
         prefixes, flops = prefixes + times * trie.prefixes * len(chosen), flops + times * sweep_flops(model, trie, chosen)
+    weights, said_of_weights = sweep_memory(config, model)
+    needed = max(weights, config.memory_gib * 2**30) if config.stream else weights + config.memory_gib * 2**30
     lines += [
         ("sweep", f"{len(placements)} placements x {len(items)} items ({note}{count(sum(len(i.tokens) for i in items))} tokens) x "
                   f"{len(steps)} checkpoints = {wanted} rows; {wanted - rows} are there"),
         ("checkpoints", f"{len(there)} of {len(steps)} are there" if not config.supernet else config.supernet),
-        ("memory", f"{sweep_memory(config, model)} of weights, {config.memory_gib or 'a share of what is free, in'} GiB of activations"),
+        ("memory", f"{said_of_weights} of weights, {config.memory_gib or 'a share of what is free, in'} GiB of activations; "
+                   f"{fits(needed, device)}"),
+        ("a GPU of", cards(needed)),
         ("files", f"scores {size(ROW_BYTES * rows)} in {folder / 'scores'}"),
     ]  # fmt: skip
     if config.placements == "proposed":
@@ -269,13 +284,15 @@ def missing_groups(
     return [(lacking, tuple(places)) for lacking, places in groups.items() if lacking]
 
 
-def sweep_memory(config: Config, model: SupernetConfig) -> str:
+def sweep_memory(config: Config, model: SupernetConfig) -> tuple[float, str]:
+    """Bytes of the weights that are held at once, and what is said of them."""
     dtype = getattr(torch, config.dtype)
     whole = count_bytes(model, dtype)
     if not config.stream:
-        return size(whole)
+        return whole, size(whole)
     layer = (whole - count_bytes(model.replace(layers=1), dtype)) / max(1, model.layers - 1)
-    return f"{size(whole - layer * (model.layers - 2))} (of {size(whole)}: what layers share, and two layers)"
+    held = whole - layer * (model.layers - 2)
+    return held, f"{size(held)} (of {size(whole)}: what layers share, and two layers)"
 
 
 def plan_report(config: Config, rate: float) -> list[Line]:
@@ -318,14 +335,29 @@ def work(flops: float, rate: float, device: str, devices: int) -> list[Line]:
     given = rate or ASSUMED[device]
     origin = "given" if rate else f"assumed for {device}: --flops 4e14 says otherwise"
     each = " on each device" if devices > 1 else ""
-    return [("work", f"{flops / 1e12:.3g} TFLOP: {duration(flops / given / devices)} at {given:.3g} FLOP/s{each} ({origin})")]
+    said = Work(f"{flops / 1e12:.3g} TFLOP: {duration(flops / given / devices)} at {given:.3g} FLOP/s{each} ({origin})")
+    said.seconds = flops / given / devices
+    there = [("work", said)]
+    if not rate and device == "cpu" and said.seconds > 86400:
+        there += [("on a GPU", f"{duration(flops / ASSUMED['cuda'] / devices)} at {ASSUMED['cuda']:.3g} FLOP/s{each}, as assumed of one")]
+    return there
+
+
+def cards(needed: float) -> str:
+    """Whether so many bytes fit GPUs that are sold: what is planned here may run elsewhere."""
+    over = {name: (needed / 2**30 - there) for name, there in CARDS.items()}
+    return ", ".join(f"{name} {'fits' if by <= 0 else f'does not fit by {by:.1f} GiB'}" for name, by in over.items())
 
 
 def fits(needed: float, device: str) -> str:
     """Whether so many bytes fit the memory of this machine's device: all of a GPU's, on a CPU what is free now."""
-    there = torch.cuda.get_device_properties(0).total_memory if device == "cuda" and cuda() else free_memory()
+    on_gpu = device == "cuda" and cuda()
+    try:
+        there = torch.cuda.get_device_properties(0).total_memory if on_gpu else free_memory()
+    except ValueError:  # no Linux
+        return "what is free here is not known"
     over = (needed - there) / 2**30
-    where = f"the {there / 2**30:.1f} GiB of {'this GPU' if device == 'cuda' else 'memory that are free here'}"
+    where = f"the {there / 2**30:.1f} GiB of {'this GPU' if on_gpu else 'memory that are free here'}"
     return f"fits {where}" if over <= 0 else f"does not fit {where}, by {over:.1f} GiB"
 
 

@@ -48,10 +48,15 @@ def run(task: Callable[[Config], None]) -> None:
 
     try:
         sys.argv = listed(sys.argv)
-        if "--dry-run" in sys.argv:
-            task = planned(task)
+        planning, seconds = "--dry-run" in sys.argv, []
+        if planning:
+            task = planned(task, seconds)
         with listening():
             main()
+        if planning and len(cells) > 1:
+            from experiments.overview.plan import duration
+
+            print(f"plan of the grid: {len(cells)} cells, {duration(sum(seconds))} one after another")
     except Stopped as stopped:
         end_bars()
         print(stopped, file=sys.stderr)
@@ -71,12 +76,18 @@ def listed(argv: list[str]) -> list[str]:
     return [f"placements=[{found[1]}]" if (found := plain.fullmatch(argument)) else argument for argument in argv]
 
 
-def planned(task: Callable[[Config], None]) -> Callable[[Config], None]:
-    """The plan of a command in place of the command; Hydra does not get to see the flags."""
+def planned(task: Callable[[Config], None], seconds: list[float]) -> Callable[[Config], None]:
+    """The plan of a command in place of the command; Hydra does not get to see the flags. Each cell adds what it takes to ``seconds``."""
     from experiments.overview import plan
 
     rate = plan.taken_from(sys.argv)
-    return lambda config: plan.print_plan(task.__name__, config, rate)
+
+    def tell(config: Config) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(f"cell {len(seconds)} ({' '.join(HydraConfig.get().overrides.task)}):")
+        seconds.append(plan.print_plan(task.__name__, config, rate))
+
+    return tell
 
 
 def problem(task: Callable[[Config], None], config: DictConfig) -> str:

@@ -25,7 +25,7 @@ def test_flags_are_taken_out():
         assert plan.taken_from(arguments) == rate and arguments == ["x", "seed=1", "scale=tiny"]
 
 
-@pytest.mark.parametrize("given", [["--flops", "fast"], ["--flops"], ["--flops=-1"], ["-m", "seed=1,2"]])
+@pytest.mark.parametrize("given", [["--flops", "fast"], ["--flops"], ["--flops=-1"]])
 def test_flags_that_make_no_sense(given):
     with pytest.raises(ValueError) as caught:
         plan.taken_from(["x", "--dry-run", *given])
@@ -117,6 +117,17 @@ def test_activations_are_those_of_a_real_step(placement):
     total = sum(storage.nbytes() for storage in (kept | held).values())
     parts = plan.training_memory(options)
     assert parts["activations"] == pytest.approx(total, rel=0.15)
+
+
+def test_what_does_not_fit_a_card_is_said():
+    assert plan.cards(85.9 * 2**30) == "24 GB does not fit by 62.4 GiB, 80 GB does not fit by 6.8 GiB, 141 GB fits"
+
+
+def test_the_plan_of_a_grid_is_that_of_its_cells(tmp_path):
+    given = [*SMALL_MODEL, "data.kind=synthetic", f"results={tmp_path}/r", f"cache={tmp_path}/c", "seed=1,2", "hydra/launcher=slurm"]
+    done = call("distill", ["-m", *given, "--dry-run", "--flops", "1e12"])
+    assert done.stdout.count("plan of distill") == 2 and "plan of the grid: 2 cells, " in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_of_the_real_command_touches_nothing(small, tmp_path):
