@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from experiments.bench.timing import matmul_rate, peak_mib, pick
+from experiments.config import check, model_config
+from experiments.runs.entry import CONF
 from experiments.runs.kernels import first_that_works
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
@@ -20,7 +22,6 @@ from supernet.size import backward_flops, forward_flops
 SMALL = {"layers": 4, "vocab": 4096}
 """What a CPU takes of each shape: it shows that the benchmark runs, not how fast a GPU is."""
 
-SCALES = Path(__file__).parents[2] / "conf" / "scale"
 
 TARGETS = {"0.5b": ">= 60000 tokens/s on an H100 or H200"}
 
@@ -58,8 +59,9 @@ def run(quick: bool = False) -> pd.DataFrame:
 
 
 def shapes(scale: str) -> SupernetConfig:
-    """The model of a scale's configuration file."""
-    return SupernetConfig(**OmegaConf.load(SCALES / f"{scale}.yaml").model)
+    """The model of a scale."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return model_config(check(compose("config", [f"scale={scale}"])))
 
 
 class Steps:

@@ -77,7 +77,7 @@ def test_fewer_items_with_more_placements_keep_the_tables_rectangular(small):
         ("distill", "model.layerz=3", "unknown option model.layerz: choose from model.layers"),
         ("distill", "+extra=1", "unknown option extra"),
         ("sweep", "scale=tinny", "Available options in 'scale': 0.5b"),
-        ("sweep", "placements=FFSKG", "has 5 layers, the model has 2"),
+        ("sweep", "placements=FFSKG", "placements has 'FFSKG': give placements of 2 letters"),
         ("sweep", "placements=FX", "choose from exhaustive, mixed, local, counts, band"),
         ("sweep", "distill.lr=-1", "distill.lr is -1.0: give a positive number"),
         ("sweep", "distill.sampler=lokal", "choose from local, counts, targeted, hybrid"),

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from experiments import fingerprint as module
+from experiments.runs import fingerprint as module
 from experiments.runs.fingerprint import fingerprint
 
 
