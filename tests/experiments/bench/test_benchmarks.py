@@ -53,7 +53,7 @@ def test_a_training_step_trains_the_mixers_it_drew_and_nothing_else(monkeypatch)
     monkeypatch.setattr(distillation, "WARM_UP", 0)
     monkeypatch.setattr(distillation, "STEPS", 1)
     table = distillation.run(quick=True).set_index("scale")
-    assert list(table.index) == ["135m", "0.5b"] and (table["tokens/s"] > 0).all() and (table["delta rule"] == "torch").all()
+    assert list(table.index) == ["135m", "0.5b"] and (table["tokens/s"] > 0).all() and table["delta rule"].isin(["torch", "numba"]).all()
 
 
 def test_timed_decoding_gives_the_tokens_of_generate():
