@@ -1,10 +1,5 @@
 """``python -m experiments.report scale=...``: the report of the run that these options name, by ``analysis.report``."""
 
-from analysis.output.run_report import report as write_report
-from analysis.output.words import verdict
-from analysis.report import load_endpoints
-from analysis.stability.endpoints import ENDPOINTS
-from analysis.table import load_scores
 from experiments.config import Config, given_costs, run_dir
 from experiments.runs.entry import run
 from experiments.runs.records import status
@@ -15,6 +10,13 @@ def report(config: Config) -> None:
     folder = run_dir(config)
     if not folder.is_dir():
         raise ValueError(f"no run in {folder}: run python -m experiments.distill and experiments.sweep with the same options")
+    # Figures and statistics take seconds to import, which a plan need not wait for.
+    from analysis.output.run_report import report as write_report
+    from analysis.output.words import verdict
+    from analysis.report import load_endpoints
+    from analysis.stability.endpoints import ENDPOINTS
+    from analysis.table import load_scores
+
     with status(folder, "report"):
         endpoints = load_endpoints(ENDPOINTS)
         tables = write_report(load_scores(folder, given_costs(config)), folder, endpoints, folder)

@@ -4,7 +4,9 @@ Cost is in FA-layer equivalents: all-FA of L layers costs L. Samplers take a num
 """
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -66,6 +68,23 @@ def sample_counts(layers: int, rng: np.random.Generator, letters: str = LETTERS)
     return Placement("".join(rng.permutation(sorted_letters)), letters=letters)
 
 
+@lru_cache(maxsize=8)
+def completions(layers: int, units: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """[n]: the costs that n letters can have, ascending, and how many sequences cost less than each, then all of them (exact integers).
+
+    0 <= n <= layers; ``units`` are the costs of the letters.
+    """
+    table, found = {0: 1}, []
+    for _ in range(layers + 1):
+        found.append((sorted(table), [0, *itertools.accumulate(table[cost] for cost in sorted(table))]))
+        longer: dict[int, int] = {}
+        for spent, ways in table.items():
+            for unit in units:
+                longer[spent + unit] = longer.get(spent + unit, 0) + ways
+        table = longer
+    return found
+
+
 def sample_band(
     layers: int,
     low: float,
@@ -81,16 +100,12 @@ def sample_band(
     """
     unit = {c: round(coefficients[c] * 100) for c in letters}
     lo, hi = int(np.ceil(low * 100 - 1e-6)), int(np.floor(high * 100 + 1e-6))
-    completions = [{0: 1} for _ in range(layers + 1)]  # completions[n][s]: sequences of n layers with cost s (exact integers)
-    for n in range(1, layers + 1):
-        table: dict[int, int] = {}
-        for spent, ways in completions[n - 1].items():
-            for c in letters:
-                table[spent + unit[c]] = table.get(spent + unit[c], 0) + ways
-        completions[n] = table
+    counted = completions(layers, tuple(unit.values()))
     picked, spent = "", 0
     for remaining in range(layers - 1, -1, -1):
-        ways = [sum(w for s, w in completions[remaining].items() if lo <= spent + unit[c] + s <= hi) for c in letters]
+        costs, below = counted[remaining]
+        rooms = [(lo - spent - unit[c], hi - spent - unit[c]) for c in letters]
+        ways = [below[bisect_right(costs, most)] - below[bisect_left(costs, least)] if least <= most else 0 for least, most in rooms]
         if sum(ways) == 0:
             raise ValueError(f"no placement of {layers} layers costs between {low} and {high}: costs run from "
                              f"{layers * min(unit.values()) / 100:g} to {layers * max(unit.values()) / 100:g}")  # fmt: skip

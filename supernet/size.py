@@ -1,24 +1,37 @@
 """Parameters, bytes and FLOPs of a supernet without allocating it: modules are built on torch's meta device."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.mixers import MIXERS
 
 
+class Uninitialised(TorchFunctionMode):
+    """Leaves parameters as they are made: without memory, their initialisation would only import torch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def count_parameters(config: SupernetConfig, mixers: str | None = None) -> int:
     """Parameters of the supernet holding ``mixers`` in every layer (default: all of the config's); a tied head counts once."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         model = Supernet(config.replace(mixers=mixers or config.mixers))
     return sum(p.numel() for p in model.parameters())
 
 
 def count_trainable(config: SupernetConfig, mixers: str | None = None) -> int:
     """Parameters of the named mixers over all layers: what distillation trains."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         return config.layers * sum(p.numel() for m in mixers or config.mixers for p in MIXERS[m](config).parameters())
 
 
@@ -45,7 +58,7 @@ def layer_flops(config: SupernetConfig, letter: str, tokens: int) -> float:
 @cache
 def layer_parameters(config: SupernetConfig, letter: str) -> int:
     """Parameters of one mixer of one layer."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         return sum(p.numel() for p in MIXERS[letter](config).parameters())
 
 
