@@ -127,6 +127,8 @@ def can_overlap(config: Config) -> bool:
     """Whether checkpoints can be swept one by one as they come, beside the training: not on its GPU."""
     if config.stage == "sft" or config.supernet or config.stream or config.shards > 1 or config.placements in ("proposed", "winners"):
         return False
+    if os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE")) == "1":
+        return False  # a job of one core trains first
     import torch  # takes seconds, which the training needs as well
 
     return not torch.cuda.is_available()
