@@ -18,7 +18,7 @@ from experiments.faults.drill import ENVIRONMENT, ROOT, SMALL, score_rows
 from experiments.runs.records import read_json
 
 # Cells that are long enough to be caught in the middle: the state to resume from is written at every step.
-OPTIONS = [*SMALL, "distill.steps=30", "data.items=24", "memory_gib=0.02"]
+OPTIONS = [*SMALL, "distill.steps=30", "data.items=24", "memory_gib=0.04"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll=0.5", "hydra.launcher.partition=cells"]
 LOCAL = ["hydra/launcher=local", "hydra.launcher.parallel=4"]
 GRID = ["seed=1,2", "distill.sampler=local,counts"]
