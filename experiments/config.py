@@ -21,6 +21,9 @@ from experiments.runs.ranges import check_ranges, option
 from supernet.config import SupernetConfig
 from supernet.placement import LETTERS
 
+SEEDS = 2**63 - 1
+"""The largest seed that a column of a score table holds."""
+
 
 @dataclass
 class TeacherConfig:
@@ -31,7 +34,7 @@ class TeacherConfig:
     steps: int = option(600, least=1)  # trained: optimizer steps
     batch: int = option(32, least=1)  # trained: sequences per step
     lr: float = option(3e-3, above=0)  # trained: peak learning rate
-    seed: int = option(0, least=0)
+    seed: int = option(0, least=0, largest=SEEDS)
     shipped: bool = True  # trained: take the teacher that comes with the suite, where there is one of these very options
 
 
@@ -56,7 +59,7 @@ class DataConfig:
     items: int = option(128, least=1)  # evaluation items
     length: int = option(96, least=1)  # tokens, prompt and trace together, at most
     prompt: int = option(48, least=1)  # tokens of the prompt, at most; text: of the part of a sequence that is not scored
-    seed: int = option(0, least=0)
+    seed: int = option(0, least=0, largest=SEEDS)
 
 
 @dataclass
@@ -127,7 +130,7 @@ class TrainerConfig:
 @dataclass
 class Config:
     scale: str = MISSING  # the scale group's name
-    seed: int = option(0, least=0)  # of placements and data order; the teacher and the data have their own
+    seed: int = option(0, least=0, largest=SEEDS)  # of placements and data order; the teacher and the data have their own
     model: Any = field(default_factory=ModelOptions)  # fields of SupernetConfig; what is left out is as the teacher's folder says
     shapes: dict[str, Any] = field(default_factory=dict)  # of the scale's own teacher, for as long as teacher.path is no local folder
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -141,7 +144,7 @@ class Config:
     # items that did not choose them), or letters: [FFFFF,GGGGG] or FFFFF+GGGGG, or a file with a placement a line
     # how many to draw (not for exhaustive, winners or a list); proposed: to start with, mixed, if none is scored
     num_placements: int = option(0, least=0)
-    placement_seed: int = option(0, least=0)
+    placement_seed: int = option(0, least=0, largest=SEEDS)
     # band, and mixed's share of it: equal cost intervals, from the cheapest to the dearest placement, that are cycled over
     bands: int = option(5, least=1, most=100, remedy="give 1 to 100 cost intervals for placements=band")
     proposals: int = option(32, least=1)  # proposed: how many the optimiser proposes per round
@@ -170,6 +173,7 @@ class Config:
     device: str = option("auto", choices=("auto", "cpu", "cuda"))  # of the sweep: auto | cpu | cuda
     # of the delta rule: auto (what passes its self-test) | torch | numba (CPU) | fla | fla-kda (CUDA)
     kernels: str = option("auto", choices=("auto", "torch", "numba", "fla", "fla-kda"))
+    teacher_folder: str = ""  # a teacher as the cache holds it, for a run whose own is gone: put back from here where its sha256 is right
     results: str = "results"
     cache: str = ".cache"
 
@@ -191,8 +195,15 @@ REASONING = ("gsm_symbolic", "simple_equations", "aiw", "family_relationships", 
 def check(config: DictConfig) -> Config:
     """The typed configuration. Raises ValueError in one line that names the value, the choices and the remedy."""
     given = OmegaConf.to_container(config)
-    if isinstance(given.get("placements"), list):
-        given["placements"] = "+".join(map(str, given["placements"]))
+    placements = given.get("placements")
+    if isinstance(placements, list):
+        given["placements"] = "+".join(map(str, placements))
+    elif not isinstance(placements, str):
+        raise ValueError(
+            f"placements is {placements!r}: choose from {', '.join(PLACEMENTS)}, or give letters such as FFFFF+GGGGG or a file"
+        )
+    if not isinstance(given.get("model"), dict):
+        raise ValueError(f"model is {given.get('model')!r}: give shapes such as model.layers=5, or leave it out")
     config = OmegaConf.merge(OmegaConf.structured(Config), given)  # refuses keys that were added with +
     typed: Config = OmegaConf.to_object(config)
     check_ranges(typed)
@@ -233,9 +244,10 @@ def broken_rules(c: Config, model: SupernetConfig, training: DistillConfig | Sft
         yield f"data.kind={c.data.kind} needs data.path: a .parquet, .jsonl{more} or .csv file, or the name of a Hugging Face data set"
     if c.teacher.source != "huggingface" and (c.teacher.path or c.teacher.gguf):
         name = "path" if c.teacher.path else "gguf"
+        text = " and, as it knows text, take scale=0.5b and data.kind=prompts" if c.data.kind == "synthetic" else ""
         yield (
             f"teacher.{name}={getattr(c.teacher, name)} is not used with teacher.source={c.teacher.source}: "
-            "add teacher.source=huggingface, or leave it out"
+            f"add teacher.source=huggingface{text}, or leave it out"
         )
     if c.data.prompt >= c.data.length:
         yield f"data.prompt={c.data.prompt} leaves no room for a trace in data.length={c.data.length}: lower it"
@@ -253,6 +265,11 @@ def broken_rules(c: Config, model: SupernetConfig, training: DistillConfig | Sft
         yield f"{c.stage}.batch={training.batch} does not divide among {devices} devices: give a multiple of {devices}"
     if c.supernet:
         return  # nothing is trained, and the shapes are the folder's
+    if not (c.distill.activation_weight or c.distill.forward_kl_weight or c.distill.reverse_kl_weight):
+        yield (
+            "distill.activation_weight, distill.forward_kl_weight and distill.reverse_kl_weight are all 0, so that nothing is learned: "
+            "give one of them a positive number"
+        )
     stage = "sft" if c.stage == "sft" else "distill"
     if training.batch > c.data.train:
         yield f"{stage}.batch={training.batch} is more than data.train={c.data.train} sequences: lower the first or raise the second"
@@ -261,6 +278,11 @@ def broken_rules(c: Config, model: SupernetConfig, training: DistillConfig | Sft
             f"model.window={model.window} is no shorter than data.length={c.data.length}, so that S would be F in every "
             f"sequence: set model.window below it (say {max(1, c.data.length // 4)}) or raise data.length"
         )
+    if set(model.mixers) - set(LETTERS):
+        from supernet.mixers import MIXERS  # torch takes seconds
+
+        if unknown := sorted(set(model.mixers) - set(MIXERS)):
+            yield f"model.mixers is {model.mixers!r}: no mixer is called {unknown[0]}: give letters of {''.join(MIXERS)}"
     trained = c.distill.train_mixers
     if not trained or set(trained) - set(model.mixers):
         yield f"distill.train_mixers is {trained!r}: choose letters of model.mixers={model.mixers!r}"
@@ -280,6 +302,8 @@ def broken_rules(c: Config, model: SupernetConfig, training: DistillConfig | Sft
 
 def broken_placements(placements: str, model: SupernetConfig) -> Iterator[str]:
     """What is wrong with a list of placements; names and files are looked at when they are used."""
+    if not placements.strip():
+        yield f"placements is {placements!r}: choose from {', '.join(PLACEMENTS)}, or give placements of {model.layers} letters"
     letters = re.split(r"[\s,+]+", placements.strip())
     if placements in PLACEMENTS or not re.fullmatch(r"[A-Za-z\s,+]+", placements) or Path(placements).is_file():
         return
@@ -317,7 +341,8 @@ def with_shapes(config: Config) -> dict[str, Any]:
         check_reach(found, config.data.length, teacher.path)
         theirs = found.fields
         if wrong := [f"model.{k}={v} (teacher: {theirs[k]})" for k, v in given.items() if k in theirs and theirs[k] != v]:
-            raise ValueError(f"{', '.join(wrong)}: the teacher in {folder} has other shapes: leave them out (scale=0.5b has none)")
+            raise ValueError(f"{', '.join(wrong)}: the teacher in {folder} has other shapes: leave them out, "
+                             "or, where the scale gives them, take scale=0.5b, which has none")  # fmt: skip
         shapes = {name: value for name, value in theirs.items() if value != own[name]}
     else:
         shapes = config.shapes

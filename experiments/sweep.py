@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from experiments.config import Config
 from experiments.runs.entry import run
+from experiments.runs.kept import restore
 from experiments.sweeping.parts import score_missing
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
@@ -11,6 +12,7 @@ from experiments.sweeping.weights import of_folder
 
 def sweep(config: Config) -> None:
     """Score what ``placements`` asks for and the run (or the folder ``supernet``) lacks."""
+    restore(config)
     if config.supernet:
         config = of_folder(config)
     if config.placements in ("proposed", "winners"):

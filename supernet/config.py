@@ -1,10 +1,14 @@
 """Shapes of a supernet. Counting is in ``size.py``; nothing here allocates."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from supernet.placement import LETTERS, Placement
+
+LARGEST = 2**31 - 1
+"""Of a size."""
 
 
 class Rope(NamedTuple):
@@ -63,7 +67,9 @@ class SupernetConfig:
                 object.__setattr__(self, field, value)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
+            if field.type is int and not 1 <= value <= LARGEST:
+                raise ValueError(f"model.{field.name} is {value}: give a positive number{'' if value < 1 else f' up to {LARGEST}'}")
+            if field.type is float and not 0 < value < math.inf:
                 raise ValueError(f"model.{field.name} is {value}: give a positive number")
         for many, few in (("heads", "kv_heads"), ("gdn_value_heads", "gdn_key_heads")):
             if getattr(self, many) % getattr(self, few):

@@ -168,10 +168,13 @@ def _open_run(folder: Path, teacher: Path | None) -> LayerReader:
 
 
 def _find_teacher(folder: Path, meta: dict[str, Any]) -> Path:
-    """The teacher with the sha256 that ``meta`` names, in ``.cache/teachers`` of this folder or of one above the checkpoint."""
-    wanted = meta.get("teacher", {}).get("sha256")
+    """The teacher with the sha256 that ``meta`` names: where that says it lay, or in ``.cache/teachers`` (a run keeps its own there), of
+    this folder or of one above the checkpoint."""
+    its = meta.get("teacher", {})
+    wanted, lay = its.get("sha256"), its.get("folder")
     for above in (Path.cwd(), *folder.resolve().parents):
-        for source in sorted((above / ".cache" / "teachers").glob("*/source.json")):
+        there = [above / lay / "source.json"] if lay and (above / lay / "source.json").is_file() else []
+        for source in [*there, *sorted((above / ".cache" / "teachers").glob("*/source.json"))]:
             if wanted and read_json(source).get("sha256") == wanted:
                 return source.parent
     raise ValueError(f"{folder} holds trained tensors only, and its teacher (sha256 {str(wanted)[:12]}) is in no .cache/teachers here or "

@@ -8,6 +8,7 @@ import torch
 from experiments.config import Config, data_dir, model_config, needs_teacher, sequence_files, teacher_dir
 from experiments.data.items import read_items, write_items
 from experiments.data.synthetic import sample_traces, train_teacher, training_items
+from experiments.runs.kept import restore
 from experiments.runs.streams import stream, torch_stream
 from experiments.sweeping.parts import pick_device
 from supernet.checkpoint import new_folder
@@ -20,7 +21,8 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 
 def make_missing(config: Config, shipped: Path = SHIPPED) -> None:
-    """Teacher and data: copied where they come with the suite, else made."""
+    """Teacher and data: put back where the run has kept them, copied where they come with the suite, else made."""
+    restore(config)
     folder, cache = teacher_dir(config), Path(config.cache)
     if needs_teacher(config) and not folder.exists():
         if (along := shipped / folder.relative_to(cache)).exists():

@@ -16,10 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from experiments.config import Config, check
 from experiments.runs.progress import end_bars
+from experiments.runs.ranges import range_of
 from experiments.runs.records import first_line
 from experiments.runs.stopping import Stopped, begin, listening
 from supernet.config import SupernetConfig
@@ -125,10 +126,15 @@ def one_line(error: BaseException) -> str:
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and key:
         section = key.rpartition(".")[0]
+        if not options(section):
+            its = f"shapes are given as model.{key.rpartition('.')[2]}" if section == "shapes" else f"a new key is given as +{key}=..."
+            return f"unknown option {key}: {its}"
         return f"unknown option {key}: choose from {', '.join(f'{section}.{name}'.strip('.') for name in options(section))}"
     lines = [line.strip() for line in str(error).splitlines()]
+    admitted = range_of(Config(scale=""), key) if key and isinstance(error, ValidationError) else None
     noise = ("full_key:", "reference_type", "object_type", "Set the env", "Config search path", "provider=")
-    return (f"{key}: " if key else "") + " ".join(line for line in lines if line and not line.startswith(noise))
+    said = " ".join(line for line in lines if line and not line.startswith(noise))
+    return (f"{key}: " if key else "") + said + (f": {admitted.words()}" if admitted else "")
 
 
 def disk_trouble(error: BaseException | None) -> str:
@@ -143,6 +149,8 @@ def disk_trouble(error: BaseException | None) -> str:
 
 
 def options(section: str) -> list[str]:
-    """The names of the options in a section such as ``distill`` ('' is the top level)."""
-    node = SupernetConfig if section == "model" else typing.get_type_hints(Config)[section] if section else Config
-    return [field.name for field in dataclasses.fields(node)]
+    """The names of the options in a section such as ``distill`` ('' is the top level); none in one whose keys are free."""
+    node = SupernetConfig if section == "model" else Config
+    for name in section.split(".") if section and section != "model" else []:
+        node = typing.get_type_hints(node).get(name) if dataclasses.is_dataclass(node) else None
+    return [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []

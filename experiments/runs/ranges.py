@@ -15,17 +15,26 @@ class Range:
     least: float | None = None
     above: float | None = None
     most: float | None = None
+    largest: int = 2**31 - 1  # of an integer without ``most``: what counts and sizes fit into everywhere below
     remedy: str = ""  # in place of what the bounds say: "give at least 2, the first and the last"
 
     def admits(self, value: Any) -> bool:
         if self.choices:
             return value in self.choices
-        inside = math.isfinite(value) and (self.least is None or value >= self.least)
+        if self.huge(value) or not math.isfinite(value):
+            return False
+        inside = self.least is None or value >= self.least
         return inside and (self.above is None or value > self.above) and (self.most is None or value <= self.most)
 
-    def words(self) -> str:
+    def huge(self, value: Any) -> bool:
+        return isinstance(value, int) and self.most is None and value > self.largest
+
+    def words(self, value: Any = None) -> str:
+        """What may be given; ``value``: in place of what."""
         if self.choices:
             return f"choose from {', '.join(self.choices)}"
+        if self.huge(value):
+            return f"give at most {self.largest}"
         if self.remedy:
             return self.remedy
         if self.most is not None:
@@ -47,5 +56,16 @@ def check_ranges(options: Any, section: str = "") -> None:
             check_ranges(value, f"{name}.")
         elif admitted := its.metadata.get("range"):
             found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-            if not all(admitted.admits(one) for one in found):
-                raise ValueError(f"{name} is {value!r}: {admitted.words()}")
+            for one in found:
+                if not admitted.admits(one):
+                    raise ValueError(f"{name} is {value!r}: {admitted.words(one)}")
+
+
+def range_of(options: Any, name: str) -> Range | None:
+    """The range of an option by its dotted name, where it has one."""
+    section, _, rest = name.partition(".")
+    its = next((its for its in dataclasses.fields(options) if its.name == section.partition("[")[0]), None)
+    if its is None or not rest:
+        return its and its.metadata.get("range")
+    inside = getattr(options, section)
+    return range_of(inside, rest) if dataclasses.is_dataclass(inside) else its.metadata.get("range")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.config import Config, items_path, run_dir, teacher_dir
+from experiments.runs.kept import check_origins
 from experiments.runs.stopping import raise_if_asked
 from experiments.training.build import load_frozen, supernet_to_load
 from supernet import checkpoint
@@ -50,6 +51,8 @@ def checkpoint_folder(config: Config, step: int) -> Path:
 def opener(config: Config, device: str, traffic: Traffic) -> Callable[[int], Weights]:
     """A function that gives the weights of a step; what the one before gave is not to be used any more."""
     dtype = getattr(torch, config.dtype)
+    if not config.supernet:
+        check_origins(config)
     if config.stream:
 
         def stream(step: int) -> Weights:

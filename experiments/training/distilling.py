@@ -5,6 +5,7 @@ from torch import Tensor
 
 from experiments.config import Config, data_dir, run_dir
 from experiments.data.items import read_items
+from experiments.runs.kept import restore
 from experiments.runs.steps import state_path
 from experiments.training.build import initialised_supernet, load_frozen, supernet_to_load
 from experiments.training.loop import Batch, Training, fit, frozen_dtype, recorded
@@ -39,6 +40,7 @@ class Distillation(Training):
 
 def train(config: Config) -> None:
     """From the state to resume from, or from the teacher, to the last checkpoint."""
+    restore(config)
     teacher = load_frozen(config, torch.float32)
     items = read_items(data_dir(config) / "train.parquet", config.data.train)
     folder = run_dir(config)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from experiments.config import Config, data_dir, items_path, model_config, run_dir, stage_options, teacher_dir
 from experiments.data.items import batch_of_step, collate, read_items, sha256
 from experiments.data.tokens import copy_tokenizer
+from experiments.runs.kept import check_origins, keep
 from experiments.runs.kernels import choose_kernels, compile_shared
 from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
 from experiments.runs.steps import state_path
@@ -150,6 +151,7 @@ def recorded(config: Config, **fields: object) -> Iterator[None]:
         yield
         return
     with status(folder, config.stage):
+        check_origins(config)
         write_config(folder, config)
         copy_tokenizer(teacher_dir(config) / "tokenizer", folder / "tokenizer")
         known = dict(
@@ -160,9 +162,11 @@ def recorded(config: Config, **fields: object) -> Iterator[None]:
             **fields,
         )
         update_manifest(folder, **identity(config, folder), **known)
+        keep(config, folder)
         if cooled := cooled_config(config):
             write_config(run_dir(cooled), cooled)
             update_manifest(run_dir(cooled), **identity(cooled, run_dir(cooled)), **known)
+            keep(cooled, run_dir(cooled))
         yield
 
 
@@ -172,8 +176,8 @@ def cooled_config(config: Config) -> Config | None:
 
 
 def identity(config: Config, folder: Path) -> dict[str, Any]:
-    """What names a checkpoint: run, seed and teacher."""
-    source = read_json(teacher_dir(config) / "source.json")
+    """What names a checkpoint: run, seed and teacher, with where that lay."""
+    source = read_json(teacher_dir(config) / "source.json") | {"folder": str(teacher_dir(config))}
     return {"scale": config.scale, "run": folder.name, "seed": config.seed, "teacher": source}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from experiments.config import Config, data_dir, model_config, run_dir
 from experiments.data.items import read_items
+from experiments.runs.kept import restore
 from experiments.runs.records import read_json
 from experiments.runs.steps import checkpoint_dir, state_path
 from experiments.training.build import load_frozen, supernet_to_load
@@ -37,6 +38,7 @@ def train(config: Config) -> None:
     if not (start / "meta.json").exists():
         raise ValueError(f"no checkpoint of step {step} in {distilled}: run python -m experiments.distill with the same options")
     chosen = presets(config)
+    restore(config)
     teacher = load_frozen(config, torch.float32)
     items = read_items(data_dir(config) / "train.parquet", config.data.train)
     with recorded(config, sft={"run": distilled.name, "step": step, "presets": chosen}):

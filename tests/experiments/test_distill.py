@@ -120,6 +120,17 @@ def test_rates_have_a_factor_for_each_mixer(module, config):
     assert grouped == {id(p) for p in module.student.parameters() if p.requires_grad}
 
 
+def test_the_first_step_is_that_of_the_warm_up_and_weights_decay_as_told(module, config):
+    config.distill.warmup, config.distill.weight_decay, config.distill.lr_of = 5, 0.25, {"F": 0.5}
+    made = module.configure_optimizers()
+    groups = {group["name"]: group for group in made["optimizer"].param_groups}
+    assert {group["weight_decay"] for group in groups.values()} == {0.25}
+    assert groups["F"]["lr"] == pytest.approx(config.distill.lr * 0.5 / 5) and groups["K"]["lr"] == pytest.approx(config.distill.lr / 5)
+    made["optimizer"].step()
+    made["lr_scheduler"]["scheduler"].step()
+    assert groups["K"]["lr"] == pytest.approx(config.distill.lr * 2 / 5)
+
+
 def test_gradients_are_clipped_and_their_norm_is_told(module, config):
     config.distill.clip = 1e-3
     module.training_step(collate(read_items(data_dir(config) / "train.parquet", 4)), 0)["loss"].backward()
@@ -181,3 +192,16 @@ def test_mixers_that_are_not_trained_keep_their_weights_and_curves_are_logged(co
     assert held_out[0]["loss"] == pytest.approx(0, abs=1e-6)
     curves = pd.read_csv(next(folder.glob("logs/version_0/metrics.csv")))
     assert {"lr_S", "gradient_norm", "tokens_per_second", "memory_gib", "validation_loss"} <= set(curves)
+
+
+def test_weights_and_biases_offline(config, small, monkeypatch):
+    pytest.importorskip("wandb", reason="needs pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = check(compose("config", [*small, "trainer.logger=wandb"]))
+    distill(config)
+    (curves,) = (run_dir(config) / "logs").glob("wandb/offline-run-*/run-*.wandb")
+    content = curves.read_bytes()
+    assert all(name in content for name in (b"gradient_norm", b"lr_K", b"tokens_per_second", b"validation_loss"))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -223,6 +225,18 @@ def test_estimates_of_differences():
     assert 0 < expansion.item_share <= 1
     quiet = fit(*(lambda p, q, _: (p, q.mean(1), 0.0, None, CLUSTERS, q))(*items_world(1, noise=1e-3)))
     assert quiet.item_share < 0.5 * expansion.item_share  # what the expansion misses is then the placements', not the items'
+
+
+def test_a_measurement_counts_for_as_much_as_is_the_placements_own():
+    """What the expansion misses: noise of the items alone (the prediction stands), the placement's own alone (the measurement), half."""
+    placements, quality, _ = items_world(1)
+    expansion = fit(placements, quality.mean(1), 0.0, items=quality)
+    assert (expansion.noise == 0).all() and expansion.nugget > 0
+    latent = design(placements, "FSKG", 5, expansion.clusters) @ expansion.weights
+    for share, weight in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
+        mean = replace(expansion, item_share=share).estimate(placements)[0]
+        assert np.allclose(mean, expansion.link.quality(latent + weight * (expansion.scored - latent)))
+    assert np.abs(latent - expansion.scored).max() > 1e-3
 
 
 def test_draws_for_other_items_spread_as_the_items_do():

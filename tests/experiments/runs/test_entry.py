@@ -167,3 +167,13 @@ def test_an_exit_code_of_the_work_itself_is_kept(command):
         raise SystemExit(7)
 
     assert command(task) == 7
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    ("shapes.layers=3", "unknown option shapes.layers: shapes are given as model.layers"),
+    ("distill.lr_of.X=1", "unknown option distill.lr_of.X: a new key is given as +distill.lr_of.X=..."),
+    ("seed=abc", "seed: Value 'abc' of type 'str' could not be converted to Integer: give a number of 0 or more"),
+])  # fmt: skip
+def test_options_that_are_not_there_or_of_another_type_are_one_line(command, capsys, option, said):
+    assert command(lambda config: pytest.fail("ran"), option) == 1
+    assert capsys.readouterr().err == f"error: {said}\n"

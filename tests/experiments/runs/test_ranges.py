@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import Config, check
-from experiments.runs.entry import CONF, listed
+from experiments.runs.entry import CONF, listed, one_line
+from experiments.runs.ranges import check_ranges
 
 
 def checked(*overrides):
@@ -31,7 +36,65 @@ def test_every_number_has_a_range_and_every_default_is_in_it():
             assert its.metadata["range"].admits(value), name
 
 
+def outside(admitted, value):
+    """Values of every kind that a range does not admit."""
+    if admitted.choices:
+        return ["nonsense", ""]
+    whole = isinstance(value, int) or (isinstance(value, list) and admitted.most is None)
+    wrong = [admitted.largest + 1, 10**30] if whole and admitted.most is None else [float("nan"), float("inf"), -float("inf")]
+    wrong += [admitted.least - 1] if admitted.least is not None else []
+    wrong += [admitted.above, -1.0] if admitted.above is not None else []
+    return wrong + ([admitted.most + 1] if admitted.most is not None else [])
+
+
+def test_whatever_is_outside_a_range_is_one_line_with_option_value_and_remedy():
+    """Every option, with values of every kind: too low, too high, huge, not a number, no such choice."""
+    tried = 0
+    for name, its, value in fields():
+        for wrong in outside(its.metadata["range"], value) if "range" in its.metadata else []:
+            config = Config(scale="tiny")
+            section, _, last = name.rpartition(".")
+            given = [wrong] if isinstance(value, list) else {"F": wrong} if isinstance(value, dict) else wrong
+            setattr(getattr(config, section) if section else config, last, given)
+            with pytest.raises(ValueError) as refused:
+                check_ranges(config)
+            line = str(refused.value)
+            assert line.startswith(f"{name} is {given!r}: ") and "\n" not in line, line
+            assert any(word in line.partition(": ")[2] for word in ("give", "choose from")), line
+            tried += 1
+    assert tried > 150
+
+
+def test_a_value_of_another_type_is_one_line_with_option_value_and_range():
+    plain = OmegaConf.structured(Config(scale="tiny"))
+    for name, its, value in fields():
+        wrongs = {bool: ["abc", 0.5], int: ["abc", 0.5, [1], None], float: ["abc", [1], None], str: [[1], None]}
+        for wrong in wrongs.get(type(value), []) if name not in ("placements", "scale") else []:
+            with pytest.raises(OmegaConfBaseException) as refused:
+                OmegaConf.update(plain, name, wrong)
+            line = one_line(refused.value)
+            assert line.startswith(f"{name}: ") and "\n" not in line and (str(wrong) in line or "not Optional" in line), line
+            if "range" in its.metadata:
+                assert line.endswith(its.metadata["range"].words()), line
+
+
+def test_shapes_have_their_ranges_too():
+    for name, wrong in (("rope_theta", -1.0), ("norm_eps", float("nan")), ("delta_norm_eps", 0.0), ("hidden", 2**31), ("layers", 0)):
+        with pytest.raises(ValueError, match=rf"model.{name} is {wrong}: give a"):
+            checked(f"model.{name}={wrong}")
+
+
+def test_the_largest_seed_is_a_seed():
+    from experiments.runs.streams import stream, torch_seed
+
+    config = checked(f"seed={2**63 - 1}", f"placement_seed={2**63 - 1}")
+    assert np.array_equal(stream(config.seed, "draw", 1).random(3), stream(2**63 - 1, "draw", 1).random(3))
+    assert torch.Generator().manual_seed(torch_seed(config.seed, "mixers")).initial_seed() < 2**63
+
+
 @pytest.mark.parametrize("override, said", [
+    ("seed=9223372036854775808", "seed is 9223372036854775808: give at most 9223372036854775807"),
+    ("data.items=1000000000000", "data.items is 1000000000000: give at most 2147483647"),
     ("distill.final_lr=-2", "distill.final_lr is -2.0: give 0 to 1"),
     ("sft.final_lr=2", "sft.final_lr is 2.0: give 0 to 1"),
     ("distill.warmup=-5", "distill.warmup is -5: give a number of 0 or more"),
@@ -51,6 +114,12 @@ def test_every_number_has_a_range_and_every_default_is_in_it():
     ("sft.presets=[FFFFX]", "sft.presets has 'FFFFX': give placements of 5 letters of model.mixers='FSKG'"),
     ("placements=[FFFFF,GGG]", "placements has 'GGG': give placements of 5 letters of model.mixers='FSKG'"),
     ("placements=mixd", "placements is 'mixd': choose from exhaustive, mixed, local,"),
+    ("placements=5.5", "placements is 5.5: choose from exhaustive, mixed, local,"),
+    ("placements=null", "placements is None: choose from exhaustive, mixed, local,"),
+    ("placements=[]", "placements is '': choose from exhaustive, mixed, local,"),
+    ("placements={a: 1}", "placements is {'a': 1}: choose from exhaustive, mixed, local,"),
+    ("model=null", "model is None: give shapes such as model.layers=5, or leave it out"),
+    ("model.mixers=FX", "model.mixers is 'FX': no mixer is called X: give letters of FSKG"),
     ("data.prompt=64", "data.prompt=64 leaves no room for a trace in data.length=64: lower it"),
 ])  # fmt: skip
 def test_what_is_out_of_range_is_refused_in_one_line(override, said):
@@ -72,3 +141,10 @@ def test_a_comma_is_a_list_in_a_plain_run_and_a_grid_behind_m():
 
 def test_any_shape_can_be_given_without_a_plus():
     assert checked("model.qk_norm=true").model["qk_norm"] is True
+
+
+def test_a_loss_without_terms_is_refused():
+    none = [f"distill.{name}_weight=0" for name in ("activation", "forward_kl", "reverse_kl")]
+    with pytest.raises(ValueError, match="are all 0, so that nothing is learned: give one of them a positive number"):
+        checked(*none)
+    assert checked(*none[:2]).distill.reverse_kl_weight > 0

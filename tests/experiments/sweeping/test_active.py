@@ -116,6 +116,22 @@ def learned(tmp_path_factory):
     return config
 
 
+def test_the_placement_seed_decides_the_test_set_and_what_is_proposed(tmp_path, monkeypatch):
+    scored(monkeypatch, planted(0.1), 0.05)
+    seen = []
+
+    def stop(last, proposals, rng, test):
+        seen.append((test, rng.random(3).tolist()))
+        return pd.DataFrame(columns=["placement", "source"]), Gain(0.0, 1.0), {"r2": None, "tau": None}
+
+    monkeypatch.setattr(active, "next_placements", stop)
+    monkeypatch.setattr(active, "select", lambda config: of_letters([m * 5 for m in "FSKG"] + EVERYTHING[1:60]).assign(source="local"))
+    for n, seed in enumerate((0, 0, 1)):
+        active.learn(configure(tmp_path / str(n), f"placement_seed={seed}"))
+    first, again, other = seen
+    assert first == again and first[0] != other[0] and first[1] != other[1]
+
+
 def test_rounds_find_a_better_frontier_than_they_start_with(learned):
     folder, quality = run_dir(learned), planted(0.1)
     record, placements = json.loads((folder / "active.json").read_text()), load_placements(folder)
