@@ -33,13 +33,14 @@ def power(placements: int, items: int, noise: float, repetitions: int = 200) -> 
 
 
 def recompute(path: Path, repetitions: int) -> pd.DataFrame:
-    """The whole curve into ``path``; rows that it holds at this number of repetitions are kept, so a run that was cut short continues."""
+    """The whole curve into ``path``; rows that it holds at this number of repetitions or more are kept, so a run that was cut short
+    continues."""
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["placements", "items", "noise", "n"])
     for placements in PLACEMENTS:
         for items in ITEMS:
             for noise in NOISES:
                 same = (table["placements"] == placements) & (table["items"] == items) & (table["noise"] == noise)
-                if (table[same]["n"] == repetitions).any():
+                if (table[same]["n"] >= repetitions).any():
                     continue
                 new = power(placements, items, noise, repetitions)
                 table = pd.concat([table[~same], new], ignore_index=True) if len(table) else new

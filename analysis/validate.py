@@ -9,9 +9,12 @@ Writes, one row per world and step (or verdict), with n, seed and level:
 - regret.csv: regret of choosing at t against its expectation, and coverage of its interval;
 - margins.csv, settled.csv: coverage of resolution, order and linear at the step before T in the worlds of ``landscapes``, at several
   numbers of placements and items; rates of the verdicts there (the worlds in which earlier endpoints failed);
+- bands.csv: two cost bands in one run, by the whole stability table: coverage per band, of regret share too; rates of the verdicts;
+- seeds.csv: means over training seeds that share their items;
+- optimum.csv: does the interval of a chosen optimum hold its true quality, as predicted and corrected for having been chosen;
 - study.csv: the slopes of a planted study of scales (the fit alone, and from score tables);
 - slope.csv: what a cost slope does to τ over the whole range, within bands, and within bands at equal cost.
-Worlds that a file already holds at this n, seed and level are kept: a run that was cut short continues.
+Worlds that a file already holds at this n or more, seed and level are kept: a run that was cut short continues.
 """
 
 import argparse
@@ -26,14 +29,22 @@ from analysis.output.command import ends
 from analysis.output.write import write_csv
 from analysis.stability.endpoints import ENDPOINTS as DECLARED
 from analysis.stability.endpoints import load_endpoints
+from analysis.validation.chosen_optima import PLANTED, coverage_of_optima
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
 from analysis.validation.landscape_coverage import margin_coverage
 from analysis.validation.landscapes import LANDSCAPES
 from analysis.validation.planted_study import planted_scores, planted_tables
+from analysis.validation.whole_tables import seeds_coverage, two_band_coverage
 from analysis.validation.worlds import WORLDS, World
 
-SIZES = ((30, 24), (100, 48), (300, 96))
-"""Placements and items of the landscapes."""
+SIZES = ((30, 24, 1.0), (100, 48, 1.0), (300, 96, 0.2), (1000, 48, 0.1))
+"""Placements and items of the landscapes, and their share of the repetitions: large ones take seconds each."""
+
+DECIDING = ("settled", "at the threshold", "clustered", "checkpoint noise")
+"""The landscapes that are worth a thousand placements."""
+
+PAIRS = (("settled", "drifting"), ("at the threshold", "clustered"))
+"""Landscapes of the cheaper and the dearer band of one run; both have two steps."""
 
 
 def main(repetitions: int = 500, out: str | Path = "results/validation") -> None:
@@ -57,6 +68,8 @@ def main(repetitions: int = 500, out: str | Path = "results/validation") -> None
         print(
             f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True
         )
+    bands_and_seeds(out, repetitions)
+    optima(out, repetitions)
     margins(out, repetitions)
     study(out, repetitions)
     fewer = {**mark, "n": max(2, repetitions // 10)}
@@ -77,16 +90,52 @@ def study(out: Path, repetitions: int) -> None:
             _append(out / "study.csv", simulate(n), World(name), {"n": n, "seed": SEED, "level": ENDPOINTS.level})
 
 
+def bands_and_seeds(out: Path, repetitions: int) -> None:
+    """bands.csv with two fifths of the repetitions, a fifth where the bands are large; seeds.csv with a fifth."""
+    endpoints = replace(load_endpoints(DECLARED), resamples=100, halves=1)  # neither moves what is judged here
+    for placements, items, share in ((30, 24, 0.4), (100, 48, 0.2)):
+        for pair in PAIRS:
+            size = World(f"{' + '.join(pair)} {placements}x{items}", placements=placements, items=items)
+            n = max(2, round(share * repetitions))
+            mark = {"n": n, "seed": SEED, "level": endpoints.level}
+            if not _has(out / "bands.csv", size.name, mark):
+                _append(out / "bands.csv", two_band_coverage(pair, placements, items, n, endpoints, SEED), size, mark)
+                print(f"{size.name}: written", flush=True)
+    for seeds in (3, 5):
+        n = max(2, repetitions // 5)
+        mark = {"n": n, "seed": SEED, "level": endpoints.level}
+        size = World(f"{seeds} seeds", placements=64, items=48)
+        if not _has(out / "seeds.csv", size.name, mark):
+            _append(out / "seeds.csv", seeds_coverage(seeds, 48, n, endpoints, SEED), size, mark)
+            print(f"{size.name}: written", flush=True)
+
+
+def optima(out: Path, repetitions: int) -> None:
+    """optimum.csv with a fifth of the repetitions: each fits and chooses two dozen times."""
+    n = max(2, repetitions // 5)
+    mark = {"n": n, "seed": SEED, "level": ENDPOINTS.level}
+    for layers, placements, items in ((12, 64, 24), (20, 96, 24)):
+        for world in PLANTED.values():
+            size = World(f"{world.name}, {layers} layers", placements=placements, items=items)
+            if not _has(out / "optimum.csv", size.name, mark):
+                found = coverage_of_optima(world, layers, placements, items, n, SEED, ENDPOINTS.level, worlds=24)
+                _append(out / "optimum.csv", found, size, mark)
+                print(f"{size.name}: coverage " + " ".join(f"{c:.3f}" for c in found["coverage"]), flush=True)
+
+
 def margins(out: Path, repetitions: int) -> None:
     """margins.csv and settled.csv, world by world."""
     endpoints = replace(load_endpoints(DECLARED), resamples=100)
-    for placements, items in SIZES:
+    for placements, items, share in SIZES:
         for world in LANDSCAPES.values():
+            if placements == 1000 and world.name not in DECIDING:
+                continue
+            n = max(2, round(share * repetitions))
             size = World(f"{world.name} {placements}x{items}", placements=placements, items=items)
-            mark = {"n": repetitions, "seed": SEED, "level": endpoints.level}
+            mark = {"n": n, "seed": SEED, "level": endpoints.level}
             if _has(out / "settled.csv", size.name, mark):
                 continue
-            coverage, rates = margin_coverage(world, placements, items, repetitions, endpoints, SEED)
+            coverage, rates = margin_coverage(world, placements, items, n, endpoints, SEED)
             _append(out / "margins.csv", coverage, size, mark)
             _append(out / "settled.csv", rates, size, mark)
             print(f"{size.name}: coverage " + " ".join(f"{c:.3f}" for c in coverage["coverage"]), flush=True)
@@ -99,7 +148,7 @@ def _read(path: Path) -> pd.DataFrame:
 def _has(path: Path, name: str, mark: dict) -> bool:
     rows = _read(path)
     rows = rows[rows["world"] == name]
-    return len(rows) > 0 and all((rows[key] == value).all() for key, value in mark.items())
+    return len(rows) > 0 and all(((rows[key] >= value) if key == "n" else rows[key] == value).all() for key, value in mark.items())
 
 
 def _append(path: Path, frame: pd.DataFrame, world: World, mark: dict) -> None:

@@ -5,10 +5,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.output.style import BAND_COLOURS, GREY, MARKERS, legend_below
+from analysis.statistics.intervals import quantile
 
 
 def drift_over_training(ax: Axes, drift: pd.DataFrame, endpoint: str, label: str) -> None:
-    """One line per cell (mean over teachers) with each teacher as a thin line; the end is 0 by construction."""
+    """One line per cell (mean over teachers, with its t interval) with each teacher as a thin line; the end is 0 by construction."""
     cells = drift[["width", "layers", "cell"]].drop_duplicates().sort_values(["width", "layers"])["cell"]
     for n, cell in enumerate(cells):
         rows = drift[drift["cell"] == cell]
@@ -17,6 +18,10 @@ def drift_over_training(ax: Axes, drift: pd.DataFrame, endpoint: str, label: str
             ax.plot(run["share"], run[endpoint], color=colour, linewidth=0.4, alpha=0.6)
         rank = rows.groupby("run")["step"].rank().astype(int)
         mean = rows.groupby(rank)[["share", endpoint]].mean()
+        inner = rows[endpoint].groupby(rank)
+        if inner.size().min() > 1:
+            half = inner.std() / np.sqrt(inner.size()) * [quantile(0.95, n - 1) for n in inner.size()]
+            ax.fill_between(mean["share"], mean[endpoint] - half, mean[endpoint] + half, color=colour, alpha=0.15, linewidth=0)
         ax.plot(mean["share"], mean[endpoint], color=colour, marker=MARKERS[n % len(MARKERS)], label=cell)
     ax.plot(1, 0, marker="o", markerfacecolor="white", color=GREY, linestyle="none", label="the end itself")
     ax.set_xlabel("share of the training")

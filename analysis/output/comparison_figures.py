@@ -6,21 +6,22 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from analysis.bands import Band, bands_in, rows_of
+from analysis.output.run_figures import course
 from analysis.output.style import BAND_COLOURS, MARKERS, legend_below, symlog
 
 
 def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[str], axis: str = "share_of_training") -> None:
     """τ / ceiling of several runs side by side (rows of comparison.csv, one band each): one line with its interval per run.
 
-    ``axis``: ``share_of_training`` or ``tokens_per_parameter``; ``label`` in the rows names the line, ``labels`` are those of all panels.
+    Hollow: T, 1 by construction. ``axis``: ``share_of_training`` or ``tokens_per_parameter``; ``label`` in the rows names the line,
+    ``labels`` are those of all panels.
     """
     for n, label in enumerate(labels):
         rows = comparison[comparison["label"] == label].sort_values("tokens")
         if rows.empty:
             continue
         colour = BAND_COLOURS[n % len(BAND_COLOURS)]
-        ax.fill_between(rows[axis], rows["ratio_lo"], rows["ratio_hi"], color=colour, alpha=0.15, linewidth=0)
-        ax.plot(rows[axis], rows["ratio"], color=colour, marker=MARKERS[n % len(MARKERS)], label=label)
+        course(ax, *(rows[name] for name in (axis, "ratio", "ratio_lo", "ratio_hi")), colour, MARKERS[n % len(MARKERS)], label)
     ax.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
     ax.set_ylim(min(-0.05, comparison["ratio"].min() - 0.05), max(1.05, comparison["ratio"].max() + 0.05))
     ax.set_ylabel("τ / noise ceiling")

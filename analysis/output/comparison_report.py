@@ -102,7 +102,7 @@ def draw_comparison(stability: pd.DataFrame, endpoints: Endpoints, folder: Path)
                 ax.set_title(" / ".join(rows["title"].drop_duplicates()))
             style.save(fig, folder / name)
         captions[name] = (f"τ/ceiling of every run over {words}, one panel per cost band; {endpoints.level:.0%} intervals. "
-                          "Bands as shares of the cost of all-FA.")  # fmt: skip
+                          "Bands as shares of the cost of all-FA. Hollow: the last checkpoint, 1 by construction.")  # fmt: skip
     return captions
 
 

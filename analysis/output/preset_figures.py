@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from analysis.output.style import BAND_COLOURS, MARKERS, MIXER_COLOURS, count
+from analysis.output.style import BAND_COLOURS, MARKERS, count, mixer_colours
 from analysis.statistics.intervals import quantile
 
 
@@ -37,8 +37,7 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float) -> None:
 def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certainty: np.ndarray | None = None) -> None:
     """One column per placement, one row per layer (first at the bottom), coloured by mixer; ``certainty`` [placements, L] 0 to 1: paler."""
     letters = [c for c in "FSKG" if c in "".join(placements)] + sorted(set("".join(placements)) - set("FSKG"))
-    spare = iter(["#029e73", "#cc78bc", "#ca9161", "#949494"])
-    colours = {c: np.array(to_rgb(MIXER_COLOURS.get(c) or next(spare))) for c in letters}
+    colours = {c: np.array(to_rgb(colour)) for c, colour in mixer_colours("".join(letters)).items()}
     picture = np.array([[colours[c] for c in placement] for placement in placements]).transpose(1, 0, 2)  # [L, columns, 3]
     if certainty is not None:
         alpha = np.asarray(certainty).T[..., None]
@@ -69,6 +68,7 @@ def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: 
         errors = np.clip([rows["lost"] - rows["lost_lo"], rows["lost_hi"] - rows["lost"]], 0, None)
         style = {"color": BAND_COLOURS[n % 10], "marker": MARKERS[n % len(MARKERS)], "elinewidth": 0.6, "label": f"{budget:g}"}
         ax.errorbar(x, rows["lost"], yerr=errors, **style)
+        ax.plot(x.iloc[-1:], rows["lost"].iloc[-1:], color=style["color"], marker=style["marker"], markerfacecolor="white", zorder=5)
     ax.axhline(0, color="black", linewidth=0.6)
     _token_places(ax, list(places))
     ax.set_ylabel(f"lost at the end by freezing\n(nats/token, {level:.0%})")
@@ -76,12 +76,17 @@ def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: 
 
 
 def coefficients_settle(ax: Axes, coefficients: pd.DataFrame) -> None:
-    """Cosine of the coefficients of t with those of T per kind of cluster; 1 at T. Rows of surrogate_coefficients.csv."""
+    """Cosine of the coefficients of t with those of T per kind of cluster; hollow: T, 1 by construction.
+
+    Rows of surrogate_coefficients.csv.
+    """
     places = {value: n for n, value in enumerate(sorted(coefficients["tokens"].unique()))}
     for n, (kind, rows) in enumerate(coefficients.groupby("cluster", sort=False)):
         rows = rows.sort_values("tokens")
         label = f"{kind} ({rows['coefficients'].iloc[0]})"
-        ax.plot(rows["tokens"].map(places), rows["cosine"], color=BAND_COLOURS[n], marker=MARKERS[n], label=label)
+        x = rows["tokens"].map(places)
+        ax.plot(x, rows["cosine"], color=BAND_COLOURS[n], marker=MARKERS[n], label=label)
+        ax.plot(x.iloc[-1:], rows["cosine"].iloc[-1:], color=BAND_COLOURS[n], marker=MARKERS[n], markerfacecolor="white")
     ax.axhline(1, color="black", linewidth=0.6, linestyle="--")
     _token_places(ax, list(places))
     ax.set_ylabel("cosine with the last\ncheckpoint's coefficients")

@@ -6,10 +6,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
-from analysis.bands import bands_in, rows_of
-from analysis.output.style import BAND_COLOURS, GREY, MARKERS, MIXER_COLOURS, count, legend_below, token_axis
+from analysis.output.style import BAND_COLOURS, MARKERS, count, ink_on, legend_below, mixer_colours, token_axis
 
 
 def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float) -> None:
@@ -36,44 +35,60 @@ def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float) -> None:
     token_axis(ax, rows["tokens"])
 
 
-def stability_curve(ax: Axes, stability: pd.DataFrame, threshold: float) -> None:
-    """τ / ceiling over tokens, a line with its interval per cost band of one run (rows of stability.csv); dashed: the threshold.
-
-    The whole cost range, where it is there, is drawn in grey and without interval.
-    """
-    _band_lines(ax, stability, "ratio", "ratio_lo", "ratio_hi")
+def stability_panel(ax: Axes, rows: pd.DataFrame, threshold: float) -> None:
+    """τ / ceiling over tokens of one band (rows of stability.csv), with its interval. Dashed: the threshold; hollow: T, 1 by
+    construction."""
+    course(ax, rows["tokens"], rows["ratio"], rows["ratio_lo"], rows["ratio_hi"])
     ax.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
     ax.annotate(f"{threshold:g}", (1, threshold), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
     # intervals far below 0 say nothing more than "anything": they may run out of the picture, the curves may not
-    ax.set_ylim(min(-0.05, stability["ratio"].min() - 0.05), max(1.05, stability["ratio"].max() + 0.05))
+    ax.set_ylim(min(-0.05, rows["ratio"].min() - 0.05), max(1.1, rows["ratio"].max() + 0.05))
     ax.set_ylabel("τ / noise ceiling")
-    token_axis(ax, stability["tokens"])
-    legend_below(ax, "cost band in FA layers (placements)", columns=2)
+    token_axis(ax, rows["tokens"])
 
 
-def regret_curve(ax: Axes, stability: pd.DataFrame) -> None:
-    """Regret of choosing at t, per band of one run (rows of stability.csv); dotted: of a random choice, if ``regret_random`` is there.
-
-    Without the whole cost range: its best placement is the dearest one, at any time.
-    """
-    if len(narrow := [rows_of(band, stability) for band in bands_in(stability) if not band.whole]):
-        stability = pd.concat(narrow)
-    _band_lines(ax, stability, "regret", "regret_lo", "regret_hi")
-    if "regret_random" in stability:
-        for n, band in enumerate(bands_in(stability)):
-            rows = rows_of(band, stability)
-            ax.plot(
-                rows["tokens"],
-                rows["regret_random"],
-                color=GREY if band.whole else BAND_COLOURS[n % len(BAND_COLOURS)],
-                linestyle=":",
-                linewidth=1,
-            )
-        ax.plot([], [], color="black", linestyle=":", linewidth=1, label="random choice")
+def regret_panel(ax: Axes, rows: pd.DataFrame) -> None:
+    """Regret of choosing at t in one band (rows of stability.csv), with its interval; dotted: of a random choice; hollow: T, 0 by
+    construction."""
+    course(ax, rows["tokens"], rows["regret"], rows["regret_lo"], rows["regret_hi"])
+    ax.plot(rows["tokens"], rows["regret_random"], color="black", linestyle=":", linewidth=1, label="random choice")
     ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_ylabel("regret at T (nats/token)")
-    token_axis(ax, stability["tokens"])
-    legend_below(ax, "cost band in FA layers (placements)", columns=2)
+    ax.set_ylabel("regret (nats/token)")
+    token_axis(ax, rows["tokens"])
+
+
+def course(ax: Axes, x: pd.Series, value: pd.Series, low: pd.Series, high: pd.Series, colour: str = BAND_COLOURS[0], marker: str = "o",
+           label: str | None = None) -> None:  # fmt: skip
+    """A statistic of t against T with its interval. T against itself is what it is by construction: hollow, and dotted on the way there."""
+    x, value, low, high = (np.asarray(column, dtype=float) for column in (x, value, low, high))
+    ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    for edge in (low, high):
+        ax.plot(x, edge, color=colour, linewidth=0.4, alpha=0.6)
+    ax.plot(x[-2:], value[-2:], color=colour, linestyle=":")
+    ax.plot(x[:-1], value[:-1], color=colour, marker=marker, label=label)
+    ax.plot(x[-1:], value[-1:], color=colour, marker=marker, markerfacecolor="white", linestyle="none")
+
+
+def loss_curve(ax: Axes, losses: pd.DataFrame, checkpoints: np.ndarray) -> None:
+    """Loss of every training step (step, tokens, loss), the median and quartiles of neighbouring steps (32 groups of as many steps each, or
+    as many as there are), ticks above at the checkpoints' tokens."""
+    tokens, loss = losses["tokens"].to_numpy(float), losses["loss"].to_numpy(float)
+    ax.plot(tokens, loss, ".", color="#b0b0b0", markersize=1.8, markeredgewidth=0, rasterized=len(loss) > 2000)
+    groups = losses.groupby(np.arange(len(loss)) * min(32, len(loss)) // len(loss))
+    middle = groups["tokens"].median()
+    low, half, high = (groups["loss"].quantile(q) for q in (0.25, 0.5, 0.75))
+    ax.fill_between(middle, low, high, color=BAND_COLOURS[0], alpha=0.25, linewidth=0)
+    ax.plot(middle, half, color=BAND_COLOURS[0])
+    for at in checkpoints:
+        ax.axvline(at, 0.96, 1.0, color="black", linewidth=0.8)
+    if loss.min() > 0:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.set_xlabel("training tokens")
+    ax.set_ylabel("training loss")
 
 
 def nothing(ax: Axes, why: str) -> None:
@@ -103,10 +118,13 @@ def tau_heatmap(ax: Axes, tau: np.ndarray, tokens: np.ndarray, n: int) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def pareto_drift(ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = None, quality: np.ndarray | None = None) -> None:
+def pareto_drift(
+    ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = None, quality: np.ndarray | None = None, half: pd.Series | None = None
+) -> None:
     """The frontier of each checkpoint (rows of frontier.csv of one run), early light and late dark, with the qualities of that checkpoint.
 
-    Circled: placements that are on the final frontier, too. ``cost`` [P] and ``quality`` [P]: all placements at T, as dots.
+    Circled: placements that are on the final frontier, too. ``cost`` [P] and ``quality`` [P]: all placements at T, as dots; ``half``: half
+    the width of an interval by placement, a bar at those of the final frontier.
     """
     if cost is not None:
         ax.plot(cost, quality, ".", color="#b0b0b0", markersize=1.5, markeredgewidth=0, zorder=1, rasterized=len(cost) > 2000)
@@ -116,6 +134,9 @@ def pareto_drift(ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = No
         rows = frontiers[frontiers["tokens"] == tokens]
         last = tokens == steps[-1]
         ax.plot(rows["cost"], rows["quality"], drawstyle="steps-post", color=colour, linewidth=1.6 if last else 0.9, label=count(tokens))
+        if last and half is not None:
+            bars = half[rows["placement"]].to_numpy()
+            ax.errorbar(rows["cost"], rows["quality"], bars, fmt="none", ecolor=colour, elinewidth=0.7, capsize=1.5, capthick=0.7)
         final = rows[rows["final"]]
         ax.plot(final["cost"], final["quality"], "o", color=colour, markersize=2.6, markerfacecolor=colour if last else "white",
                 markeredgewidth=0.7)  # fmt: skip
@@ -126,8 +147,7 @@ def pareto_drift(ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = No
 
 def frontier_kept(ax: Axes, drift: pd.DataFrame) -> None:
     """Share of the final frontier that is found at t on other items, interval, ceiling and a random choice (rows of pareto_drift.csv)."""
-    ax.fill_between(drift["tokens"], drift["shared_cross_lo"], drift["shared_cross_hi"], color=BAND_COLOURS[0], alpha=0.2, linewidth=0)
-    ax.plot(drift["tokens"], drift["shared_cross"], "o-", color=BAND_COLOURS[0], label="found at t")
+    course(ax, *(drift[name] for name in ("tokens", "shared_cross", "shared_cross_lo", "shared_cross_hi")), label="found at t")
     ax.plot(drift["tokens"], drift["shared_ceiling"], "--", color="black", linewidth=0.8, label="noise ceiling")
     ax.plot(drift["tokens"], drift["shared_random"], ":", color="black", linewidth=1, label="random choice")
     ax.set_ylim(-0.03, 1.03)
@@ -136,18 +156,26 @@ def frontier_kept(ax: Axes, drift: pd.DataFrame) -> None:
     legend_below(ax, f"{drift['n_placements'].iloc[0]} placements, {drift['n_items'].iloc[0]} items", columns=3)
 
 
-def rank_trajectories(ax: Axes, ranks: np.ndarray, placements: list[str], tokens: np.ndarray, n: int) -> None:
-    """Ranks over training of the k placements that are best at T: ranks [S, k] among n, 1 = best; at T they are 1 to k."""
+def rank_trajectories(
+    ax: Axes, ranks: np.ndarray, placements: list[str], tokens: np.ndarray, n: int, interval: tuple[np.ndarray, np.ndarray] | None = None
+) -> None:
+    """Ranks over training of the k placements that are best at T: ranks [S, k] among n, 1 = best, by their rank at T. Tied ones share a
+    rank; their labels stand below each other and are joined to it. ``interval``: lowest and highest ranks [S, k], as bars."""
     S, k = ranks.shape
     position = np.arange(S)  # the labels and crossings need room, so checkpoints are evenly spaced here
     colours = sns.color_palette("colorblind", k).as_hex()
     for p in range(k):
         marker = MARKERS[p % len(MARKERS)]
         ax.plot(position, ranks[:, p], marker=marker, color=colours[p], clip_on=False, zorder=10 - p / k)
+        if interval is not None:
+            beside = position + 0.07 * (p - (k - 1) / 2)
+            ax.vlines(beside, interval[0][:, p], interval[1][:, p], color=colours[p], linewidth=1.6, alpha=0.45, zorder=3)
+        if ranks[-1, p] != p + 1:
+            ax.plot([S - 1, S - 0.9], [ranks[-1, p], p + 1], color=colours[p], linewidth=0.5, clip_on=False)
         label = placements[p] if len(placements[p]) <= 12 else _composition(placements[p])
         ax.annotate(label, (S - 1, p + 1), (6, 0), textcoords="offset points", va="center", color=_darker(colours[p]),
                     family="monospace", annotation_clip=False)  # fmt: skip
-    worst = max(ranks.max(), k + 1)
+    worst = max(ranks.max(), k + 1, *([] if interval is None else [interval[1].max()]))
     # even steps down to rank k, where the lines end and have their labels; logarithmic below, in at most a third of the height
     squeeze = min(1.0, 0.5 / np.log(worst / k))
     ax.set_yscale("function", functions=(lambda r: _rank_scale(r, k, squeeze), lambda y: _rank_unscale(y, k, squeeze)))
@@ -169,8 +197,7 @@ def rank_trajectories(ax: Axes, ranks: np.ndarray, placements: list[str], tokens
 def frontier_layers(ax: Axes, placements: list[str], cost: np.ndarray) -> None:
     """Which mixer sits at which layer: one column per placement of the frontier, cheapest first; first layer at the bottom."""
     letters = [c for c in "FSKG" if c in "".join(placements)] + sorted(set("".join(placements)) - set("FSKG"))
-    spare = iter(["#029e73", "#cc78bc", "#ca9161", "#949494", "#ece133"])
-    colours = [MIXER_COLOURS.get(c) or next(spare) for c in letters]
+    colours = list(mixer_colours("".join(letters)).values())
     grid = np.array([[letters.index(c) for c in placement] for placement in placements]).T  # [L, placements]
     L, n = grid.shape
     ax.imshow(
@@ -179,7 +206,7 @@ def frontier_layers(ax: Axes, placements: list[str], cost: np.ndarray) -> None:
     if L <= 12 and n <= 24:
         for layer, column in np.ndindex(L, n):
             letter = placements[column][layer]
-            ax.text(column, layer, letter, ha="center", va="center", fontsize=7, color="white" if letter == "F" else "black")
+            ax.text(column, layer, letter, ha="center", va="center", fontsize=7, color=ink_on(colours[letters.index(letter)]))
     shown = np.arange(0, n, -(-n // 7))
     ax.set_xticks(shown, [f"{cost[i]:.3g}" for i in shown])
     layers = np.arange(L) if L <= 12 else np.arange(0, L, 5 if L <= 40 else 10)
@@ -196,22 +223,6 @@ def frontier_layers(ax: Axes, placements: list[str], cost: np.ndarray) -> None:
     for letter, colour in zip(letters, colours, strict=True):
         ax.plot([], [], "s", color=colour, markersize=6, markeredgecolor="#606060", markeredgewidth=0.4, label=letter)
     legend_below(ax, "mixer", columns=len(letters))
-
-
-def _band_lines(ax: Axes, stability: pd.DataFrame, value: str, low: str, high: str) -> None:
-    for n, band in enumerate(bands_in(stability)):
-        rows = rows_of(band, stability).sort_values("tokens")
-        if rows[value].isna().all():
-            continue
-        label = f"{band} ({rows['n_placements'].iloc[0]:.0f})"
-        if band.whole:  # it is there for comparison: its interval would only cover those of the bands
-            ax.plot(rows["tokens"], rows[value], color=GREY, linestyle="-.", label=f"{label} whole range")
-            continue
-        colour = BAND_COLOURS[n % len(BAND_COLOURS)]
-        ax.fill_between(rows["tokens"], rows[low], rows[high], color=colour, alpha=0.12, linewidth=0)
-        for edge in (low, high):
-            ax.plot(rows["tokens"], rows[edge], color=colour, linewidth=0.5, alpha=0.7)
-        ax.plot(rows["tokens"], rows[value], color=colour, marker=MARKERS[n % len(MARKERS)], label=label)
 
 
 def _rank_scale(rank: np.ndarray, k: int, squeeze: float) -> np.ndarray:

@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.bands import bands_in, rows_of
+from analysis.input.provenance import about, losses
 from analysis.input.runs import describe, noted
 from analysis.output import run_figures, style
+from analysis.output.page import page_data, write_page
 from analysis.output.words import FEW_ITEMS, frontier_of_one, verdict, warn
 from analysis.output.write import bullets, markdown, write_csv, write_text
 from analysis.stability.checkpoints import analyse, mean_tau
 from analysis.stability.endpoints import Endpoints
+from analysis.stability.pareto import uniform_reference
+from analysis.statistics.intervals import of_mean
 from analysis.table import Scores
 
 SHOWN = [
@@ -22,6 +26,20 @@ SHOWN = [
     "regret_lo", "regret_hi", "regret_random", "decision_accuracy", "topk_overlap", "topk_chance",
 ]  # fmt: skip
 """Columns of tables/stability.csv that report.md repeats."""
+
+
+RANKED = 5
+"""Placements of a band whose ranks are drawn; tables/top_ranks.csv has more."""
+
+
+def interval_by_placement(scores: Scores, level: float) -> tuple[pd.Series, str]:
+    """Half the widths of t intervals at T by placement, and in words of what: of the difference to the dearest mixer in all layers, paired
+    by item, where that was scored; else of quality itself."""
+    reference = uniform_reference(scores)
+    quality = scores.quality[-1] - (0.0 if reference is None else scores.quality[-1, reference])
+    mean, low, _ = of_mean(quality, level)
+    how = "the quality of each" if reference is None else f"the difference to all-{scores.placements[reference][0]}, paired by item"
+    return pd.Series(mean - low, index=scores.placements), how
 
 
 def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, folder: Path) -> dict[str, str]:
@@ -37,11 +55,27 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
             ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements")
             ax.label_outer()
         style.save(fig, folder / "resolution")
-    with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.stability_curve(ax, stability, endpoints.threshold)
+    ranked = [band for band in bands if rows_of(band, stability)["ratio"].notna().any()]
+    with style.figure(max(1, len(ranked)), height=1.5, sharex=True) as (fig, axes):
+        if not ranked:
+            run_figures.nothing(axes[0], "no band has a ranking that its items tell from noise")
+        for ax, band in zip(axes, ranked, strict=False):
+            rows = rows_of(band, stability).sort_values("step")
+            run_figures.stability_panel(ax, rows, endpoints.threshold)
+            ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements" + (", whole range" if band.whole else ""))
+            ax.label_outer()
         style.save(fig, folder / "stability")
-    with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.regret_curve(ax, stability)
+    chosen = [band for band in bands if not band.whole and rows_of(band, stability)["regret"].notna().any()]
+    with style.figure(max(1, len(chosen)), height=1.5, sharex=True) as (fig, axes):
+        if not chosen:
+            run_figures.nothing(axes[0], "no band holds enough placements and items to choose from")
+        for ax, band in zip(axes, chosen, strict=False):  # over the whole range the best is the dearest one, at any time
+            rows = rows_of(band, stability).sort_values("step")
+            run_figures.regret_panel(ax, rows)
+            ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements")
+            ax.label_outer()
+        if chosen:
+            style.legend_below(axes[-1], None, columns=1)
         style.save(fig, folder / "regret")
     matrices = mean_tau(tables["tau_matrix"], bands)
     with style.figure(max(1, len(matrices)), height=2.6) as (fig, axes):
@@ -53,7 +87,8 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
             ax.set_title(title)
         style.save(fig, folder / "tau_matrix")
     with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
+        half, how = interval_by_placement(scores, endpoints.level)
+        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1), half)
         style.save(fig, folder / "pareto_drift")
     with style.figure(height=2.4) as (fig, (ax,)):
         run_figures.frontier_kept(ax, tables["pareto_drift"])
@@ -64,9 +99,11 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     with style.figure(len(narrow), height=2.2) as (fig, axes):
         for ax, band in zip(axes, narrow, strict=True):
             rows = rows_of(band, tables["top_ranks"])
-            ranks = rows.pivot(index="step", columns="final_rank", values="rank").to_numpy()
-            names = rows.sort_values("final_rank")["placement"].drop_duplicates().tolist()
-            run_figures.rank_trajectories(ax, ranks, names, scores.tokens, rows["n_placements"].iloc[0])
+            names = rows.sort_values("final_rank", kind="stable")["placement"].drop_duplicates().tolist()[:RANKED]
+            ranks, *interval = (
+                rows.pivot(index="step", columns="placement", values=name)[names].to_numpy() for name in ("rank", "rank_lo", "rank_hi")
+            )
+            run_figures.rank_trajectories(ax, ranks, names, scores.tokens, rows["n_placements"].iloc[0], tuple(interval))
             ax.set_title(f"cost {band}")
         style.save(fig, folder / "top_ranks")
     final = tables["frontier"].query("step == @scores.steps[-1]")
@@ -77,15 +114,18 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
         "resolution": f"From which difference on the order at t is the final one, per cost band ({n}). Shaded: {level} intervals. Dashed: "
         "what is declared as settled. Hollow: the last checkpoint, 0 by construction; none: no difference is final yet.",
         "stability": f"Kendall's τ-b between the ranking at t and at the end, relative to its noise ceiling, within cost bands ({n}). "
-        f"Shaded: {level} intervals. Dashed: the declared threshold. The whole cost range is inflated by trivial pairs.",
+        f"Shaded: {level} intervals. Dashed: the declared threshold. Hollow: the last checkpoint, 1 by construction. The whole cost range "
+        "is inflated by trivial pairs.",
         "regret": "Regret at the end of the placement chosen at t, per cost band, judged on items that did not choose; "
-        f"{level} intervals, dotted: a random choice ({n}).",
+        f"{level} intervals, dotted: a random choice ({n}). Hollow: the last checkpoint, 0 by construction.",
         "tau_matrix": "Kendall's τ-b of mean qualities between all pairs of checkpoints, not corrected for noise; within bands: mean over "
         f"the bands, weighted by their pairs of placements ({n}).",
-        "pareto_drift": f"The frontier of each checkpoint, with its own qualities; grey dots: all placements at the end ({n}).",
+        "pareto_drift": f"The frontier of each checkpoint, with its own qualities; grey dots: all placements at the end ({n}). "
+        f"Bars: {level} intervals of {how}.",
         "frontier_kept": "Share of the final frontier that the frontier of t, chosen on other items, contains; "
-        f"{level} intervals over half-samples of the items ({n}).",
-        "top_ranks": f"Ranks over training of the placements that are best at the end, per cost band ({n}).",
+        f"{level} intervals over half-samples of the items ({n}). Hollow: the last checkpoint itself, which is the noise ceiling.",
+        "top_ranks": f"Ranks over training of the {RANKED} placements that are best at the end, per cost band; tied ones share a rank; "
+        f"bars: {level} intervals over resampled items ({n}).",
         "frontier_layers": f"Which mixer sits at which layer on the final frontier, cheapest placement left ({n}).",
     }
 
@@ -99,11 +139,13 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         write_csv(table, out / "tables" / f"{name}.csv")
     if "stability" not in tables:
         write_text(one_checkpoint(scores, run, tables, out), out / "report.md")
+        page(scores, run, tables, endpoints, out)
         return tables
-    captions = draw(scores, tables, endpoints, out / "figures")
+    captions = draw(scores, tables, endpoints, out / "figures") | draw_losses(scores, losses(run), out / "figures")
     also = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     text = [
         f"# Is the ranking settled? {scores.scale}, run {scores.run}",
+        *([" ".join(told)] if (told := about(run, scores)) else []),
         markdown(at_a_glance(tables)),
         bullets(verdict(tables, endpoints)),
         "## Warnings",
@@ -126,7 +168,29 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
     ]
     write_text("\n\n".join(text) + "\n", out / "report.md")
+    page(scores, run, tables, endpoints, out)
     return tables
+
+
+def page(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], endpoints: Endpoints, out: Path) -> None:
+    """report.html, from the tables of ``report``."""
+    settles = "stability" in tables
+    question = "Is the ranking settled?" if settles else "The frontier at one checkpoint:"
+    title = f"{question} {scores.scale}, run {scores.run}"
+    glance = at_a_glance(tables) if settles else pd.DataFrame({"verdict": ["⚪ one checkpoint: nothing can be said about stability"]})
+    words = [line.replace("**", "") for line in verdict(tables, endpoints)]
+    write_page(page_data(scores, tables, title, about(run, scores), glance, words, endpoints.level, endpoints.seed), out / "report.html")
+
+
+def draw_losses(scores: Scores, table: pd.DataFrame, folder: Path) -> dict[str, str]:
+    """The loss curve, where there are losses of two steps or more; returns its name with its caption."""
+    if len(table) < 2:
+        return {}
+    with style.figure(height=2.3) as (fig, (ax,)):
+        run_figures.loss_curve(ax, table, scores.tokens)
+        style.save(fig, folder / "loss")
+    return {"loss": "Training loss of every step, each of another placement (dots); line and band: median and quartiles of neighbouring "
+            "steps. Ticks above: the checkpoints that were scored."}  # fmt: skip
 
 
 LIGHTS = {"settled": "🟢", "settled before training": "🟢", "as settled as a rerun": "🟢", "undecided": "🟡", "not settled": "🔴"}
@@ -147,8 +211,8 @@ def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         number = f"{value:.3g} ({low:.3g} to {high:.3g})" if np.isfinite([value, low]).all() else "-"
         rows.append({
             "cost": f"{time.band_lo:.3g}–{time.band_hi:.3g}", "placements": int(now["n_placements"]), "endpoint": time.endpoint,
-            "verdict": f"{LIGHTS.get(time.verdict, '⚪')} {time.verdict}", "from token": f"{time.tokens:.4g}" if time.reached else "-",
-            f"at {half:.3g} tokens": number,
+            "verdict": f"{LIGHTS.get(time.verdict, '⚪')} {time.verdict}", "from token": style.count(time.tokens) if time.reached else "-",
+            f"at {style.count(half)} tokens": number,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -168,6 +232,7 @@ def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], o
     n = f"{len(scores.placements)} placements, {len(scores.items)} items"
     text = [
         f"# The frontier at one checkpoint: {scores.scale}, run {scores.run}",
+        *([" ".join(told)] if (told := about(run, scores)) else []),
         bullets(frontier_of_one(tables)),
         *(["## Warnings", bullets(few)] if few else []),
         "## What was measured",

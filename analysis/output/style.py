@@ -3,6 +3,7 @@
 Made for one column (3.3 inches), 7 pt and larger.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,22 @@ MARKERS = "osD^vP*X"
 
 MIXER_COLOURS = {"F": "#0173b2", "S": "#56b4e9", "K": "#de8f05", "G": "#fbe5a0"}
 """Attention blue, delta rule orange, the cheaper of each lighter: they differ in lightness, too. Other letters take spare colours."""
+
+
+SPARE_COLOURS = ("#029e73", "#cc78bc", "#ca9161", "#949494", "#ece133")
+
+
+def mixer_colours(letters: str) -> dict[str, str]:
+    """A colour for each of these mixers, in their order."""
+    spare = itertools.cycle(SPARE_COLOURS)
+    return {letter: MIXER_COLOURS.get(letter) or next(spare) for letter in letters}
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is easier to read on it (relative luminance, WCAG 2.2)."""
+    channels = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "#000" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "#fff"
 
 
 STYLE = {

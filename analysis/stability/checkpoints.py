@@ -29,7 +29,7 @@ def analyse(scores: Scores, endpoints: Endpoints) -> dict[str, pd.DataFrame]:
         "frontier": pareto.frontier(scores),
         "published": published(scores),
         "tau_matrix": tau_between_checkpoints(scores, members),
-        "top_ranks": top_ranks(scores, members, endpoints.top_k),
+        "top_ranks": top_ranks(scores, members, endpoints.top_k, endpoints.level, endpoints.seed),
     }
 
 
@@ -76,16 +76,45 @@ def mean_tau(table: pd.DataFrame, bands: list[Band]) -> dict[str, tuple[np.ndarr
     return found
 
 
-def top_ranks(scores: Scores, members: dict[Band, np.ndarray], k: int) -> pd.DataFrame:
-    """Rank at each step (1 = best, within the band) of the k placements of each band that are best at T (at most half of the band)."""
+RESAMPLES = 200
+"""Draws of items behind the intervals of ranks."""
+
+
+def top_ranks(scores: Scores, members: dict[Band, np.ndarray], k: int, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Rank at each step (1 = best, within the band; tied ones share the best rank among them) of the k placements of each band that are
+    best at T (at most half of the band). ``rank_lo``, ``rank_hi``: quantiles over items drawn again within tasks."""
     frames = []
+    rng = np.random.default_rng([seed, *b"ranks"])
+    weights = _resampled(scores.tasks, RESAMPLES, rng)  # [R, I]
+    tail = 100 * (1 - level) / 2
     for band, inside in members.items():
-        ranks = (-scores.quality[:, inside].mean(axis=2)).argsort(axis=1, kind="stable").argsort(axis=1) + 1  # [S, placements]
-        top = np.argsort(ranks[-1])[: min(k, len(inside) // 2)]
-        step, n = (index.ravel() for index in np.indices((len(scores.steps), len(top))))
+        quality = scores.quality[:, inside]
+        dense = ranked(quality)  # higher is better
+        top = np.argsort(-quality[-1].mean(axis=1), kind="stable")[: min(k, len(inside) // 2)]
+        ranks = np.stack([_place(row, top) for row in dense])  # [S, k]
+        drawn = np.empty((RESAMPLES, *ranks.shape))
+        for r, weight in enumerate(weights):
+            drawn[r] = [_place(row, top) for row in quality @ weight]
+        low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
+        step, n = (index.ravel() for index in np.indices(ranks.shape))
         frames.append(pd.DataFrame({
-            "run": scores.run, "band_lo": band.lo, "band_hi": band.hi, "n_placements": len(inside), "final_rank": n + 1,
+            "run": scores.run, "band_lo": band.lo, "band_hi": band.hi, "n_placements": len(inside), "final_rank": ranks[-1, n],
             "placement": np.array(scores.placements)[inside[top[n]]], "cost": scores.cost[inside[top[n]]],
-            "step": scores.steps[step], "tokens": scores.tokens[step], "rank": ranks[step, top[n]],
+            "step": scores.steps[step], "tokens": scores.tokens[step], "rank": ranks[step, n],
+            "rank_lo": np.minimum(low, ranks)[step, n], "rank_hi": np.maximum(high, ranks)[step, n],
         }))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
+
+
+def _place(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """1 and how many of the values [P] are higher than each chosen one -> [k]."""
+    return 1 + len(values) - np.searchsorted(np.sort(values), values[chosen], side="right")
+
+
+def _resampled(tasks: list[str], draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights [draws, I] of items drawn with replacement within tasks; every task keeps its share."""
+    weights = np.zeros((draws, len(tasks)))
+    for task in np.unique(tasks):
+        items = np.flatnonzero(np.array(tasks) == task)
+        weights[:, items] = rng.multinomial(len(items), np.full(len(items), 1 / len(items)), size=draws)
+    return weights / len(tasks)

@@ -25,6 +25,14 @@ def nondominated(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
     return (quality == best[..., group]) & (quality > cheaper[..., group])
 
 
+def uniform_reference(scores: Scores) -> int | None:
+    """Place of what others are held against: full attention in all layers, or the dearest placement of one mixer where there is no F; None
+    where that was not scored."""
+    full = "F" in "".join(scores.placements)
+    alike = [p for p, name in enumerate(scores.placements) if len(set(name)) == 1 and ("F" in name or not full)]
+    return max(alike, key=lambda p: scores.cost[p], default=None)
+
+
 def hypervolume(cost: np.ndarray, quality: np.ndarray, reference: tuple[float, float]) -> np.ndarray:
     """Area between the frontier and the reference point (cost, quality), in FA-layer equivalents × nats per token.
 

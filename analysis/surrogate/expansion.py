@@ -114,12 +114,16 @@ class ClusterExpansion:
 
         With ``other_items`` also as if the items had been others of their kind: the mean of the items' landscapes varies by their spread.
         """
+        return [self._landscape(weights) for weights in self.draw_weights(rng, n, other_items)]
+
+    def draw_weights(self, rng: np.random.Generator, n: int, other_items: bool = False) -> np.ndarray:
+        """The coefficients of ``draw`` -> [n, N]."""
         steps = solve_triangular(self.root, rng.standard_normal((len(self.weights), n)), lower=True, trans="T")
         if other_items and self.item_weights is not None:
             count = self.item_weights.shape[1]
             apart = self.item_weights - self.item_weights.mean(axis=1, keepdims=True)
             steps = steps + apart @ rng.standard_normal((count, n)) / np.sqrt(count * (count - 1))
-        return [self._landscape(self.weights + step) for step in steps.T]
+        return self.weights + steps.T
 
     def _weighing(self, placements: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What ``estimate`` puts together: weights of the coefficients [P, N], variance of what is their own [P], what the measurements add

@@ -61,34 +61,56 @@ def test_bands_are_ordered_and_the_whole_range_is_known(stability):
     assert len(rows_of(found[0], stability)) == 5 and str(found[0]) == "0.5–1.5"
 
 
-def test_stability_curve(stability):
-    with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.stability_curve(ax, stability, 0.9)
+def test_stability_panel(stability):
+    rows = rows_of(bands_in(stability)[0], stability)
+    with style.figure(height=1.5) as (fig, (ax,)):
+        run_figures.stability_panel(ax, rows, 0.9)
         legible(fig)
-        assert {"0.5–1.5 (20)", "0.5–4 (23) whole range", "0.9", "τ / noise ceiling", "training tokens"} <= set(texts(fig))
-        drawn = [line for line in ax.lines if line.get_marker() == "o"]
-        assert len(drawn) == 1 and drawn[0].get_ydata() == pytest.approx(rows_of(bands_in(stability)[0], stability)["ratio"])
-        assert len(ax.collections) == 3  # an interval per band, none for the whole range
+        assert {"0.9", "τ / noise ceiling", "training tokens"} <= set(texts(fig))
+        filled = [line for line in ax.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+        assert len(filled) == 1 and filled[0].get_ydata() == pytest.approx(rows["ratio"].iloc[:-1])
+        assert len(ax.collections) == 1  # its interval
         x = [ax.transData.transform((t, 0))[0] for t in TOKENS]
         assert x[0] >= ax.bbox.x0 and np.all(np.diff(x) > 10)  # step 0 has its place on the logarithmic axis
         lo, hi = ax.get_ylim()
-        assert lo <= stability["ratio"].min() and hi >= stability["ratio"].max()
+        assert lo <= rows["ratio"].min() and hi >= rows["ratio"].max()
 
 
-def test_a_band_without_numbers_is_left_out(stability):
-    stability.loc[stability["band_lo"] == 1.5, ["ratio", "ratio_lo", "ratio_hi"]] = np.nan
-    with style.figure() as (fig, (ax,)):
-        run_figures.stability_curve(ax, stability, 0.9)
-        assert "1.5–2.5 (21)" not in texts(fig) and "2.5–4 (22)" in texts(fig)
+def test_the_end_itself_is_hollow(stability):
+    rows = rows_of(bands_in(stability)[0], stability)
+    for draw in (lambda ax: run_figures.stability_panel(ax, rows, 0.9), lambda ax: run_figures.regret_panel(ax, rows)):
+        with style.figure(height=1.5) as (_, (ax,)):
+            draw(ax)
+            (hollow,) = [line for line in ax.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "white"]
+            assert list(hollow.get_xdata()) == [TOKENS[-1]]
+            dotted = [
+                line for line in ax.lines if line.get_linestyle() == ":" and line.get_marker() == "None" and line.get_color() != "black"
+            ]
+            assert [list(line.get_xdata()) for line in dotted] == [list(TOKENS[-2:])]
 
 
-def test_regret_curve_with_random_choice(stability):
-    with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.regret_curve(ax, stability)
+def test_regret_panel_with_random_choice(stability):
+    rows = rows_of(bands_in(stability)[1], stability)
+    with style.figure(height=1.5) as (fig, (ax,)):
+        run_figures.regret_panel(ax, rows)
         legible(fig)
-        assert {"random choice", "regret at T (nats/token)"} <= set(texts(fig)) and "0.5–4 (23) whole range" not in texts(fig)
-        dotted = sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":" and len(line.get_ydata()))
-        assert dotted == [0.5, 1.5, 2.5]
+        assert {"regret (nats/token)", "training tokens"} <= set(texts(fig))
+        (chance,) = [line for line in ax.lines if line.get_label() == "random choice"]
+        assert chance.get_ydata() == pytest.approx(rows["regret_random"])
+
+
+def test_loss_curve():
+    rng = np.random.default_rng(0)
+    loss = 4 * np.exp(-np.arange(200) / 80) * np.exp(0.1 * rng.standard_normal(200))
+    table = pd.DataFrame({"step": np.arange(200), "tokens": 1024 * np.arange(1, 201), "loss": loss})
+    with style.figure(height=2.3) as (fig, (ax,)):
+        run_figures.loss_curve(ax, table, np.array([0, 51_200, 204_800]))
+        legible(fig)
+        dots, line = ax.lines[:2]
+        assert dots.get_ydata() == pytest.approx(loss) and len(line.get_xdata()) == 32
+        of_first = table["loss"][:7]  # 200 steps in 32 groups: the first has 7
+        assert line.get_ydata()[0] == pytest.approx(of_first.median())
+        assert sorted(tick.get_xdata()[0] for tick in ax.lines[2:]) == [0, 51_200, 204_800]
 
 
 @pytest.mark.parametrize("steps", [2, 8, 20])
@@ -136,6 +158,17 @@ def test_rank_trajectories(n, k):
         assert ends == pytest.approx(middle, abs=3)
 
 
+def test_ties_share_a_rank_and_have_labels_of_their_own():
+    ranks = np.array([[3, 1, 1, 9], [1, 1, 1, 4]])
+    with style.figure(height=2.2) as (fig, (ax,)):
+        run_figures.rank_trajectories(ax, ranks, ["FF", "FS", "SF", "SS"], np.array([0, 1000]), 20, (ranks, ranks + 1))
+        legible(fig)
+        ends = [line.get_ydata()[-1] for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() != "None"]
+        assert ends == [1, 1, 1, 4]
+        assert [t.get_position()[1] if t.xyann is None else t.xy[1] for t in ax.texts] == [1, 2, 3, 4]
+        assert len(ax.collections) == 4 and all(len(bars.get_segments()) == 2 for bars in ax.collections)  # an interval at every point
+
+
 @pytest.mark.parametrize(("layers", "n", "letters"), [(5, 12, "FSKG"), (48, 40, "FSKG"), (4, 6, "FXYG")])
 def test_frontier_layers(layers, n, letters):
     rng = np.random.default_rng(0)
@@ -175,7 +208,7 @@ def test_scales(stability, axis):
 def test_same_numbers_same_bytes(tmp_path, stability):
     for name in ("a", "b"):
         with style.figure() as (fig, (ax,)):
-            run_figures.stability_curve(ax, stability, 0.9)
+            run_figures.stability_panel(ax, rows_of(bands_in(stability)[0], stability), 0.9)
             style.save(fig, tmp_path / name / "figure")
     for suffix in ("pdf", "png"):
         a, b = ((tmp_path / name / f"figure.{suffix}").read_bytes() for name in ("a", "b"))
