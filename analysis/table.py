@@ -45,6 +45,9 @@ SCORED = {name: kind for name, kind in SCHEMA.items() if name not in ("logp", "n
 PLACEMENT_SCHEMA = {"placement": "string", "source": "string", "cost": "float64"}
 """Columns of the placement table; cost in FA-layer equivalents."""
 
+WRITERS = ("sweep", "evaluate")
+"""Parts in a run's status.json whose command completes its scores."""
+
 WANTED = "wanted.json"
 """In a run directory: the steps and the names of the items that its tables are to hold, written before the first row is scored."""
 
@@ -373,7 +376,7 @@ def _remedy(run: Path) -> str:
     path = run / "status.json"
     try:
         entries = json.loads(path.read_text()) if path.exists() else {}
-        commands = [entry.get("command") or "" for part, entry in sorted(entries.items()) if part.partition("-")[0] == "sweep"]
+        commands = [entry.get("command") or "" for part, entry in sorted(entries.items()) if part.partition("-")[0] in WRITERS]
     except (ValueError, AttributeError):
         commands = []
     again = "run the sweep again, it continues what is missing"

@@ -160,7 +160,8 @@ def score_chunk(
     ``block_at(layer)`` gives the weights of a layer (default: the model's own); it is called once per layer, first layer first, and
     a block is not used after the next call, so weights can be streamed. Hidden states keep the model's dtype; log-probabilities are
     formed in float32 and summed in float64. ``measure`` puts another number in place of a token's log-probability: called with the items
-    of a tile, it gives a function of hidden states [R, D] and of which target of these items each predicts [R].
+    of a tile, it gives a function of hidden states [R, D] and of which target of these items each predicts [R]. The function gives
+    a number each [R], or C of them [R, C]: the sums are then [P, n, C].
     """
     config, weight = model.config, model.embed.weight
     for item in items:
@@ -171,7 +172,7 @@ def score_chunk(
     lengths = [len(items[i].tokens) - 1 for i in order]
     tiles = [_start(model, trie, [items[order[i]] for i in tile]) for tile in _tile(lengths, batch_tokens)]
     row = {p: i for i, p in enumerate(trie.placements)}
-    logp, evaluations = np.full((len(trie.placements), len(items)), np.nan), 0
+    logp, evaluations = np.empty(0), 0
     for layer in range(config.layers):
         block = block_at(layer) if block_at else model.blocks[layer]
         last = layer == config.layers - 1
@@ -182,7 +183,10 @@ def score_chunk(
             for prefixes, x in _layer(block, trie, layer, tile, batch_tokens):
                 evaluations += len(prefixes) * len(columns)
                 if last:
-                    logp[np.ix_([row[p] for p in prefixes], columns)] = _sums(model, block, tile, x, measure(columns) if measure else None)
+                    sums = _sums(model, block, tile, x, measure(columns) if measure else None)
+                    if not logp.size:
+                        logp = np.full((len(trie.placements), len(items), *sums.shape[2:]), np.nan)
+                    logp[np.ix_([row[p] for p in prefixes], columns)] = sums
                 else:
                     _put(tile, prefixes, x + block.mlp(block.mlp_norm(x)))
     return logp, Counts(trie.prefixes, len(items), evaluations, sweep_flops(config, trie, items))
@@ -257,15 +261,16 @@ def _index(slots: list[int], tile: _Tile) -> Tensor:
 
 
 def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[Tensor, Tensor], Tensor] | None) -> np.ndarray:
-    """[B * m, T, D] before the last MLP -> sums over each item's targets [B, m] of ``of``, by default the log-probability. From here on
-    only the positions that predict a target matter."""
+    """[B * m, T, D] before the last MLP -> sums over each item's targets [B, m] or [B, m, C] of ``of``, else of log-probabilities. From
+    here on only the positions that predict a target matter."""
     x = x.view(-1, tile.states.shape[1] * x.shape[1], x.shape[2]).index_select(1, tile.at).flatten(0, 1)
     x = model.norm(x + block.mlp(block.mlp_norm(x)))
     target = torch.arange(len(tile.targets), device=x.device).repeat(len(x) // len(tile.targets))
     rows = max(1, LOGITS // model.config.vocab)
     of = of or (lambda h, i: -F.cross_entropy(model.head(h).float(), tile.targets[i], reduction="none"))
     parts = [of(h, i) for h, i in zip(x.split(rows), target.split(rows), strict=True)]
-    return np.add.reduceat(torch.cat(parts).view(-1, len(tile.targets)).cpu().double().numpy(), tile.starts, axis=1)
+    found = torch.cat(parts)
+    return np.add.reduceat(found.view(-1, len(tile.targets), *found.shape[1:]).cpu().double().numpy(), tile.starts, axis=1)
 
 
 def sweep_flops(config: SupernetConfig, trie: Trie, items: list[Item]) -> float:

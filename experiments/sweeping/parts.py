@@ -73,7 +73,7 @@ def score_missing(config: Config, wanted: pd.DataFrame) -> None:
     record = {"steps": request.steps, "items": [item.name for item in request.items]}
     known = not (folder / WANTED).exists() or read_json(folder / WANTED) == record
     if request.parts or not known or read_status(folder).get(part_name(config), {}).get("state") != "done":
-        with claim(folder, config):
+        with claim(folder, part_name(config), config.shards):
             with turns(folder, "placements"):
                 write_placements(merge(folder / "placements.parquet", wanted), folder / "placements.parquet")
                 write_json(folder / WANTED, record)
@@ -127,20 +127,22 @@ def part_name(config: Config) -> str:
 
 
 @contextmanager
-def claim(folder: Path, config: Config) -> Iterator[None]:
-    """Hold the run's scores: a whole sweep alone, a shard beside the other shards of as many. ValueError says who else is at it."""
-    if config.shards == 1:
-        with status(folder, part_name(config)):
+def claim(folder: Path, part: str, shards: int) -> Iterator[None]:
+    """Hold a folder's scores: a whole ``part`` (sweep) alone, a shard (sweep-0of4) beside the other shards of as many. ValueError says who
+    else is at it."""
+    if shards == 1:
+        with status(folder, part):
             yield
         return
+    whole = part.partition("-")[0]
     with ExitStack() as held:
         with turns(folder, "shards"):  # two that start at once would see each other's tries
-            held.enter_context(exclusive(folder, f"sweep-of-{config.shards}", shared=True))
-            for other in {path.name[1:].removesuffix(".lock") for path in folder.glob(".sweep-of-*.lock")}:
-                if other != f"sweep-of-{config.shards}":
+            held.enter_context(exclusive(folder, f"{whole}-of-{shards}", shared=True))
+            for other in {path.name[1:].removesuffix(".lock") for path in folder.glob(f".{whole}-of-*.lock")}:
+                if other != f"{whole}-of-{shards}":
                     with exclusive(folder, other):
                         pass
-        held.enter_context(status(folder, part_name(config)))
+        held.enter_context(status(folder, part))
         yield
 
 

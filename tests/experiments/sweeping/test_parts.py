@@ -82,7 +82,8 @@ def test_who_may_write_at_once(root, tmp_path):
     folder = tmp_path / "run"
 
     def held(*overrides):
-        return claim(folder, configure(root, *overrides))
+        config = configure(root, *overrides)
+        return claim(folder, part_name(config), config.shards)
 
     with held("shards=3", "shard=0"), held("shards=3", "shard=1"):
         for overrides in ([], ["shards=3", "shard=1"], ["shards=2", "shard=0"]):
