@@ -114,6 +114,8 @@ def score_files(run: str | Path) -> list[Path]:
     if not run.is_dir():
         raise ValueError(f"no run at {run}: give a run directory results/<scale>/<run-id> or a file of scores ({', '.join(FORMATS)})")
     files = sorted(run.glob("scores/step-*/*.parquet"))
+    if not files and (tables := sorted(path for path in run.iterdir() if path.is_file() and format_of(path))):
+        raise ValueError(f"{run} is no run directory, which holds scores/step-*/*.parquet: give a file in it, such as {tables[0]}")
     if not files:
         raise ValueError(f"{run} holds no scores (scores/step-*/*.parquet): run the sweep first, or give another run directory")
     return files
@@ -144,7 +146,7 @@ def _rows_of(run: Path) -> dict[str, "_Rows"]:
     found: dict[str, _Rows] = {}
     for file in score_files(run):
         schema = _schema_of(file)
-        for table in batches(file, schema, "delete it and run the sweep again"):
+        for table in batches(file, schema, "delete it and run the sweep again" if run.is_dir() else "write it again"):
             for name, rows in _by_run(table):
                 found.setdefault(name, _Rows(run, f"{run}, run {name}")).add(rows)
     if not found:
@@ -297,8 +299,10 @@ class _Rows:
         tokens = self.fixed["tokens", "step"]["value"][order["step"]]
         if tokens[0] < 0:
             raise ValueError(f"{where} has {tokens[0]} tokens at step {steps[0]}: tokens are counted from 0")
-        if (np.diff(tokens) <= 0).any():
-            n = int(np.argmax(np.diff(tokens) <= 0)) + 1
+        if steps[0] < 0:
+            raise ValueError(f"{where} has step {steps[0]}: steps are counted from 0")
+        if (back := tokens[1:] <= tokens[:-1]).any():  # a difference may be more than an integer holds
+            n = int(np.argmax(back)) + 1
             what = "fewer tokens at step {} than" if tokens[n] < tokens[n - 1] else "as many tokens at step {} as"
             raise ValueError(f"{where} has {what.format(steps[n])} at the step before: correct tokens (the step itself where they are not "
                              "known)")  # fmt: skip
@@ -468,8 +472,8 @@ def _costs(run: Path, placements: list[str], column: np.ndarray | None, given: C
         return placement_costs(placements)
     except ValueError:
         letter = next(c for p in placements for c in p if c not in PUBLISHED)
-        example = next(p for p in placements if letter in p)
+        example, said = next(p for p in placements if letter in p), letter if letter.strip() else repr(letter)
         raise ValueError(
-            f"placement {example!r} has unknown mixer {letter}, whose cost is not known: give a table with the columns mixer, cost as "
+            f"placement {example!r} has unknown mixer {said}, whose cost is not known: give a table with the columns mixer, cost as "
             f"--costs, a column cost beside the scores, or write {path} with the columns placement, source, cost"
         ) from None

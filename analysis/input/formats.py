@@ -16,6 +16,9 @@ FORMATS = (".parquet", *TEXT, *(f"{suffix}.gz" for suffix in TEXT))
 
 ARROW = {"string": pa.dictionary(pa.int32(), pa.string()), "int64": pa.int64(), "float64": pa.float64()}
 
+GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
+"""How such files begin."""
+
 ROWS = 1 << 20
 """Rows of a batch."""
 
@@ -42,7 +45,7 @@ def columns_of(path: Path) -> list[str]:
             return pa.json.read_json(pa.BufferReader(first)).column_names
         options = pa.csv.ParseOptions(delimiter=TEXT[format_of(path).removesuffix(".gz")])
         return pa.csv.read_csv(pa.BufferReader(first), parse_options=options).column_names
-    except (pa.ArrowException, OSError, KeyError):
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError):
         return []
 
 
@@ -52,15 +55,27 @@ def batches(path: Path, schema: Mapping[str, str], again: str) -> Iterator[pa.Ta
     ``again``: what to do about a file that cannot be read. Raises ValueError, one line, for such a file, a column that is missing or of
     another type, and for empty values.
     """
-    row = 0
+    row, names = 0, columns_of(path)
+    if twice := sorted({name for name in names if names.count(name) > 1} & set(schema)):
+        raise ValueError(f"{path} has the column {twice[0]} twice: keep one")
     try:
         for table in _tables(path, schema):
+            complain_of_missing(names or table.column_names, schema, str(path))
             yield conform(table, schema, str(path), row)
             row += table.num_rows
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: {again}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8: save it as UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         remedy = again if format_of(path) == ".parquet" else "correct the file"
+        start = beginning(path)
+        if path.suffix.lower() != ".gz" and start == GZIP:
+            raise ValueError(f"{path} is gzipped: call it {path.name}.gz") from None
+        if start in UTF16:
+            raise ValueError(f"{path} is no text in UTF-8: save it as UTF-8") from None
+        if len(names) == 1:  # of another separator
+            complain_of_missing(names, schema, str(path))
         raise ValueError(f"{path} cannot be read, it may be truncated ({str(error).splitlines()[0]}): {remedy}") from None
 
 
@@ -98,12 +113,26 @@ def _tables(path: Path, schema: Mapping[str, str]) -> Iterator[pa.Table]:
         yield table.slice(start, ROWS)
 
 
+def complain_of_missing(names: list[str], schema: Mapping[str, str], where: str) -> None:
+    """Raises ValueError where ``names`` lacks columns of the schema, with those that are there."""
+    if missing := [column for column in schema if column not in names]:
+        also = " (or score in place of logp and num_tokens)" if "logp" in missing else ""
+        there = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            there += ": separate columns by commas in a .csv, by tabs in a .tsv"
+        what = f"column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        raise ValueError(f"{where} lacks the {what}: a table needs {', '.join(schema)}{also}; it has {there}")
+
+
+def beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
+
+
 def conform(table: pa.Table, schema: Mapping[str, str], name: str, row: int = 0) -> pa.Table:
     """The columns of ``schema``, in its order and types. Integers may be narrower, floats too, strings may be dictionaries; names of items,
     tasks, runs and scales may be whole numbers, and whole numbers may be stored as floats. ``row``: number of the first row."""
-    if missing := [column for column in schema if column not in table.column_names]:
-        also = " (or score in place of logp and num_tokens)" if "logp" in missing else ""
-        raise ValueError(f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a table needs {', '.join(schema)}{also}")
+    complain_of_missing(table.column_names, schema, name)
     columns = []
     for column, kind in schema.items():
         array, found = table[column], table[column].type

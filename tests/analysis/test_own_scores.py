@@ -15,6 +15,9 @@ from analysis.table import load_runs, load_scores
 OWN = {"A": 5.0, "B": 2.5, "C": 1.333, "D": 0.7}
 """Costs in another unit; 1.333 lies on no grid of 0.01."""
 
+LARGE = {0: 0, 10: 2**63 - 1, 100: 2 - 2**63}
+"""Tokens that fall, by a difference that an integer of 64 bits does not hold."""
+
 
 @pytest.fixture
 def quick(tmp_path):
@@ -211,3 +214,35 @@ def test_mixed_types_are_one_line(frame, write, quick, capsys, tmp_path):
     (tmp_path / "broken.jsonl").write_text(json.dumps({"run": 1}) + "\n{")
     assert report.main([str(tmp_path / "broken.jsonl"), "--endpoints", quick]) == 1
     one_line(capsys, "broken.jsonl")
+
+
+@pytest.mark.parametrize(("written", "name", "said"), [
+    (lambda f, p: f.to_csv(p, index=False, sep=";"), "a.csv", "it has 'scale;run;"),
+    (lambda f, p: f.to_csv(p, index=False, sep=";"), "a.csv", "separate columns by commas in a .csv"),
+    (lambda f, p: f.rename(columns=str.upper).to_csv(p, index=False), "a.csv", "lacks the columns scale, run,"),
+    (lambda f, p: f.rename(columns=str.upper).to_csv(p, index=False), "a.csv", "it has 'SCALE', 'RUN'"),
+    (lambda f, p: f.to_csv(p, index=False, encoding="utf-16"), "a.csv", "is no text in UTF-8: save it as UTF-8"),
+    (lambda f, p: pd.concat([f, f[["logp"]]], axis=1).to_csv(p, index=False), "a.csv", "has the column logp twice: keep one"),
+    (lambda f, p: f.to_csv(p, index=False, compression="gzip"), "a.csv", "is gzipped: call it a.csv.gz"),
+    (lambda f, p: f.to_parquet(p) or p.write_bytes(p.read_bytes()[:-20]), "a.parquet", "write it again"),
+    (lambda f, p: f.assign(step=f["step"] - 10).to_csv(p, index=False), "a.csv", "has step -10: steps are counted from 0"),
+    (lambda f, p: f.assign(tokens=f["step"].map(LARGE)).to_csv(p, index=False), "a.csv", "fewer tokens at step 100"),
+    (lambda f, p: f.assign(placement=f["placement"] + " ").to_csv(p, index=False), "a.csv", "has unknown mixer ' ', whose cost"),
+])  # fmt: skip
+def test_tables_as_people_write_them_are_told_what_to_mend(frame, tmp_path, written, name, said):
+    written(frame, tmp_path / name)
+    with pytest.raises(ValueError) as refused:
+        load_runs(tmp_path / name)
+    assert said in str(refused.value) and name in str(refused.value) or "whose cost" in said
+    assert "\n" not in str(refused.value) and "sweep" not in str(refused.value)
+
+
+def test_a_folder_of_tables_is_told_from_a_run(frame, write):
+    file = write(frame, "mine.csv", "tables")
+    with pytest.raises(ValueError, match=r"is no run directory, .*: give a file in it, such as .*mine.csv"):
+        load_runs(file.parent)
+
+
+def test_a_mark_of_byte_order_and_an_index_column_do_no_harm(frame, tmp_path):
+    frame.to_csv(tmp_path / "a.csv", encoding="utf-8-sig")
+    assert load_runs(tmp_path / "a.csv")[0].placements == sorted(set(frame["placement"]))
