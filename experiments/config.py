@@ -195,15 +195,17 @@ REASONING = ("gsm_symbolic", "simple_equations", "aiw", "family_relationships", 
 def check(config: DictConfig) -> Config:
     """The typed configuration. Raises ValueError in one line that names the value, the choices and the remedy."""
     given = OmegaConf.to_container(config)
-    placements = given.get("placements")
+    if not isinstance(given, dict):
+        raise ValueError(f"{str(given)[:40]!r} are no options: give NAME: VALUE, a line each")
+    placements = given.get("placements", "exhaustive")
     if isinstance(placements, list):
         given["placements"] = "+".join(map(str, placements))
     elif not isinstance(placements, str):
         raise ValueError(
             f"placements is {placements!r}: choose from {', '.join(PLACEMENTS)}, or give letters such as FFFFF+GGGGG or a file"
         )
-    if not isinstance(given.get("model"), dict):
-        raise ValueError(f"model is {given.get('model')!r}: give shapes such as model.layers=5, or leave it out")
+    if not isinstance(given.get("model", {}), dict):
+        raise ValueError(f"model is {given['model']!r}: give shapes such as model.layers=5, or leave it out")
     config = OmegaConf.merge(OmegaConf.structured(Config), given)  # refuses keys that were added with +
     typed: Config = OmegaConf.to_object(config)
     check_ranges(typed)

@@ -53,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_grids(path: Path) -> list[dict[str, Any]]:
     """The records of the grids that were started into a results folder."""
-    return [read_json(record) for record in sorted(path.glob("grids/*.json"))]
+    grids = []
+    for record in sorted(path.glob("grids/*.json")):
+        grid = read_json(record)
+        cells = grid.get("cells") if isinstance(grid, dict) and {"command", "overrides", "launcher"} <= set(grid) else None
+        if not isinstance(cells, list) or not all(isinstance(cell, dict) and {"run", "overrides"} <= set(cell) for cell in cells):
+            raise ValueError(f"{record} is no record of a grid: delete it and start the grid again")
+        grids.append(grid)
+    return grids
 
 
 def survey(path: Path, grids: list[dict[str, Any]]) -> list[Line]:
@@ -139,7 +146,7 @@ def run_commands(folder: Path, parts: list[str]) -> list[list[str]]:
         entries = read_status(folder)
     except ValueError:
         entries = {}
-    typed = {part: shlex.split(its["command"])[3:] for part, its in entries.items() if its.get("command")}
+    typed = {part: words for part, its in entries.items() if (words := overrides_of(its.get("command"))) is not None}
     if "chain" in parts and "chain" in typed:
         parts = ["chain"]  # does all the rest
     chosen: dict[str, list[str]] = {}
@@ -149,6 +156,14 @@ def run_commands(folder: Path, parts: list[str]) -> list[list[str]]:
         whole = [o for o in overrides if not o.startswith(("shard=", "shards="))]  # what all shards left over
         chosen.setdefault(MODULE.get(part, part), placed(whole, folder.parents[1]))
     return [["python", "-m", f"experiments.{module}", *overrides] for module, overrides in chosen.items()]
+
+
+def overrides_of(command: object) -> list[str] | None:
+    """What follows ``python -m module`` in a command that was recorded; None where it is no command."""
+    try:
+        return shlex.split(command)[3:] if command and isinstance(command, str) else None
+    except ValueError:  # a quote without its other
+        return None
 
 
 def differences(folder: Path) -> list[str]:

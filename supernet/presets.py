@@ -11,11 +11,17 @@ ALL_FA = "all-FA"
 
 
 def read_presets(folder: Path) -> dict[str, str]:
-    """Placements by the names in ``presets.yaml`` of a run, of one of its ``checkpoints/step-*``, or of any folder; empty without one."""
+    """Placements by the names in ``presets.yaml`` of a run, of one of its ``checkpoints/step-*``, or of any folder; empty without one.
+
+    Raises ValueError where the file holds something else.
+    """
     for place in (folder, *folder.resolve().parents[:2]):
         if (path := place / "presets.yaml").is_file():
-            presets = (yaml.safe_load(path.read_text()) or {}).get("presets") or {}
-            return {str(name): str(preset["placement"]) for name, preset in presets.items()}
+            try:
+                presets = (yaml.safe_load(path.read_text()) or {}).get("presets") or {}
+                return {str(name): str(preset["placement"]) for name, preset in presets.items()}
+            except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+                raise ValueError(f"{path} does not hold presets: delete it and run make presets") from None
     return {}
 
 

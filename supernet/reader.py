@@ -87,6 +87,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def native_config(raw: dict[str, Any]) -> SupernetConfig:
     """The shapes in a native config.json. Raises ValueError naming what is unknown or does not fit."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"not the shapes of a supernet ({raw!r})")
     if raw.get("format", NAME) != NAME:
         raise ValueError(f"format is {raw['format']!r}: only {NAME} can be read")
     try:

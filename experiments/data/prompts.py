@@ -19,9 +19,21 @@ if TYPE_CHECKING:
 
 READERS = {
     ".parquet": lambda path: pd.read_parquet(path, dtype_backend="numpy_nullable"),  # whole numbers stay so beside missing ones
-    ".jsonl": lambda path: pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()], dtype=object),
+    ".jsonl": lambda path: read_lines(path),
     ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
 }
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """JSON objects, one a line. Raises ValueError at a line that is none."""
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:  # some editors put a mark of byte order in front
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append(json.loads(line))
+                if not isinstance(rows[-1], dict):
+                    raise ValueError(f'line {number} is no object such as {{"prompt": "..."}}')
+    return pd.DataFrame(rows, dtype=object)
 
 
 def make_items(
@@ -86,8 +98,14 @@ def read_prompts(data: DataConfig, table: pd.DataFrame | None = None) -> pd.Data
         if (foreign := frame[option].map(lambda value: not isinstance(value, str | int | float))).any():
             kind = type(frame[option][foreign].iloc[0]).__name__
             raise ValueError(f"column {columns[option]!r} of {data.path} holds a {kind} where text is needed: choose another column")
-    frame = frame.astype(str)
+    try:
+        frame = frame.astype(str)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{data.path} holds text that is no Unicode ({error.reason}): correct it") from None
     frame = frame[(frame.drop(columns="task", errors="ignore").apply(lambda column: column.str.strip()) != "").all(axis=1)]
+    if few := len(table) - len(frame):
+        lacking = " or no ".join(name for name in columns.values() if name)
+        print(f"{data.path}: {few} of {len(table)} rows have no {lacking} and are left out")
     return (frame if data.task else frame.assign(task=Path(data.path).stem)).reset_index(drop=True)
 
 
@@ -101,11 +119,11 @@ def whole_numbers(column: pd.Series) -> pd.Series:
 def read_table(data: DataConfig) -> pd.DataFrame:
     """The file or data set as it is. Raises ValueError, one line, where it is missing, unreadable or of an unknown type."""
     path = Path(data.path)
-    if path.suffix in READERS:
+    if path.suffix.lower() in READERS:
         if not path.is_file():
             raise ValueError(f"no file {path}: set data.path to a {', '.join(READERS)} file or the name of a Hugging Face data set")
         try:
-            return READERS[path.suffix](path)
+            return READERS[path.suffix.lower()](path)
         except Exception as error:  # pyarrow, pandas and json each have their own
             raise ValueError(f"{path} is not a readable {path.suffix} file ({first_line(error)}): make it anew") from None
     if path.exists():

@@ -45,11 +45,11 @@ def make_items(model_path: str, gguf_file: str, data: DataConfig, split: str) ->
 def read_documents(data: DataConfig) -> list[str]:
     """The documents: the whole of a .txt file, else the rows of a column. Raises ValueError as ``read_prompts`` does."""
     path = Path(data.path)
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         if not path.is_file():
             raise ValueError(f"no file {path}: set data.path to a .txt, .jsonl, .parquet or .csv file")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors put a mark of byte order in front
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from None
         return [text] if text.strip() else []

@@ -48,13 +48,24 @@ def find(where: Path, step: int | None) -> Source:
     return Source(found[max(found) if step is None else step], where)
 
 
+def options_of(run: Path) -> dict[str, Any]:
+    """What the run's config.yaml says. ValueError where it is not what a run leaves."""
+    try:
+        options = yaml.safe_load((run / "config.yaml").read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(f"{run / 'config.yaml'} holds no options of a run: correct it, or delete it and train again")
+    return options
+
+
 def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
 
 
 def remedy(run: Path) -> str:
     """How the checkpoints of a run are made."""
-    scale = (yaml.safe_load((run / "config.yaml").read_text()) or {}).get("scale", "tiny")
+    scale = options_of(run).get("scale", "tiny")
     commands = [entry.get("command") or "" for entry in read_status(run).values()] if (run / "status.json").is_file() else []
     options = next((c.split(" ", 3)[3] for c in commands if c.startswith("python -m ") and len(c.split(" ", 3)) > 3), f"scale={scale}")
     kept = " ".join(o for o in options.split() if o.split("=")[0] in ("seed",) or o.startswith(("distill.", "data.", "teacher.")))
@@ -82,7 +93,7 @@ def load_tokenizer(source: Source, given: Path | None) -> "PreTrainedTokenizerBa
     places = [given] if given else [p for f in (source.run, source.folder) if f for p in (f / "tokenizer", f)]
     where: dict[str, Any] = next(({"path": str(p)} for p in places if p.is_dir() and any(p.glob("tokenizer*"))), {})
     if not where and source.run and is_run(source.run) and not given:
-        where = of_teacher(yaml.safe_load((source.run / "config.yaml").read_text()).get("teacher") or {})
+        where = of_teacher(options_of(source.run).get("teacher") or {})
     if not where:
         at = given or source.run or source.folder
         raise ValueError(f"no tokenizer in {at}: name its folder with --tokenizer, or give --tokens 1,2,3")

@@ -117,6 +117,26 @@ def test_errors_are_one_line(folder, capsys, arguments, says):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("name", "text", "said"), [
+    ("config.yaml", "- a", "holds no options of a run: correct it"),
+    ("config.yaml", "a: [1", "holds no options of a run: correct it"),
+    ("presets.yaml", "- a", "does not hold presets: delete it and run make presets"),
+    ("presets.yaml", "presets: {a: 5}", "does not hold presets"),
+    ("presets.yaml", "a: [", "does not hold presets"),
+    ("checkpoints/step-000001/meta.json", '{"model": 5}', "not the shapes of a supernet"),
+    ("checkpoints/step-000001/meta.json", "[]", "holds no JSON object"),
+])  # fmt: skip
+def test_broken_records_of_a_run_are_named(tmp_path, capsys, name, text, said):
+    run = tmp_path / "results" / "tiny" / "local-s3-00000000"
+    (run / "checkpoints" / "step-000001").mkdir(parents=True)
+    (run / "config.yaml").write_text("scale: tiny\n")
+    if name != "config.yaml":
+        (run / "checkpoints" / "step-000001" / "meta.json").write_text("{}")
+    (run / name).write_text(text)
+    code, _, err = say([run, "--tokens", "1"], capsys)
+    assert (code, err.count("\n")) == (1, 1) and err.startswith("error: ") and said in err and name.split("/")[-1] in err + name
+
+
 def test_a_run_without_weights_says_how_they_are_made(tmp_path, run, capsys):
     bare = tmp_path / "results" / "tiny" / "local-s3-00000000"
     bare.mkdir(parents=True)

@@ -321,3 +321,29 @@ def test_steps_of_any_number_of_digits_are_in_order(tmp_path):
     (tmp_path / "checkpoints/step-000030").mkdir()  # not finished
     (tmp_path / "checkpoints/step-x").mkdir()
     assert list(whole_checkpoints(tmp_path)) == [20, 999_999, 1_000_000]
+
+
+@pytest.mark.parametrize("record", ["{}", "[1]", '{"command": "chain", "overrides": [], "launcher": "basic", "cells": [1]}'])
+def test_a_grid_record_that_is_none_is_one_line(run, results, capsys, record):
+    (results / "grids").mkdir()
+    (results / "grids" / "a.json").write_text(record)
+    with pytest.raises(SystemExit):
+        command.main([str(results)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "a.json is no record of a grid: delete it and start the grid again" in said
+
+
+@pytest.mark.parametrize("typed_before", ["python -m experiments.distill 'seed=1", 5, None])
+def test_a_command_that_was_recorded_wrongly_is_told_from_the_options(run, results, capsys, typed_before):
+    write_json(run / "status.json", {"distill": {"state": "failed", "command": typed_before}})
+    (run / "checkpoints" / "step-000008" / "meta.json").unlink()
+    assert command.main([str(results), "--rerun"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("python -m experiments.distill scale=tiny") and "seed=3" in said
+
+
+@pytest.mark.parametrize("text", ["- a", "abc", "a: [1"])
+def test_a_config_that_holds_no_options_is_named(run, results, capsys, text):
+    (run / "config.yaml").write_text(text)
+    assert command.main([str(results)]) == 1
+    assert "config.yaml cannot be read: " in capsys.readouterr().out

@@ -206,3 +206,23 @@ def test_another_content_under_the_same_name_is_other_data(tmp_path):
 def test_prompts_need_a_path():
     with pytest.raises(ValueError, match="data.kind=prompts needs data.path"):
         config("data.kind=prompts")
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b'"a"\n', "line 1 is no object such as"),
+    (b'\n{"question": "a"}\n[1]\n', "line 3 is no object such as"),
+    (b'{"question": "x\\ud800y"}\n', "holds text that is no Unicode"),
+    ('{"question": "a"}\n'.encode("utf-16"), "is not a readable .jsonl file"),
+])  # fmt: skip
+def test_lines_that_hold_no_prompt_are_named(tmp_path, content, said):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        read_prompts(data(str(tmp_path / "x.jsonl")))
+    assert said in str(refused.value) and "x.jsonl" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_marks_of_byte_order_other_spellings_and_rows_without_a_prompt(tmp_path, capsys):
+    path = tmp_path / "x.JSONL"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "a\\u2028b"}\r\n\r\n{"question": " "}\r\n{"other": 1}\r\n')
+    assert read_prompts(data(str(path)))["prompt"].tolist() == ["a\u2028b"]
+    assert "x.JSONL: 2 of 3 rows have no question and are left out" in capsys.readouterr().out

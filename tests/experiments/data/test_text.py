@@ -4,7 +4,7 @@ import torch
 from language import SYMBOLS, write_folder
 
 from experiments.config import DataConfig
-from experiments.data.text import make_items
+from experiments.data.text import make_items, read_documents
 
 pytest.importorskip("transformers", reason="needs pip install .[llm]")
 LINES = [f"Line {i} says {i * i}." for i in range(400)]
@@ -60,3 +60,8 @@ def test_text_that_cannot_be_read_is_named(folder, tmp_path, name, content, word
     with pytest.raises(ValueError, match=words) as caught:
         make_items(folder, "", data(tmp_path / name), "items")
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_byte_order_is_no_text(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfabc")
+    assert read_documents(DataConfig(kind="text", path=str(tmp_path / "x.txt"))) == ["abc"]
