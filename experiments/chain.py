@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.config import Config, data_dir, run_dir, teacher_dir
+from experiments.config import Config
+from experiments.run import Run, Sweep
 from experiments.runs.entry import run
 from experiments.runs.records import read_status, status
 from experiments.runs.steps import whole_checkpoints
@@ -43,42 +43,37 @@ def chain(config: Config) -> None:
     Cells that share a teacher, or a distillation that each tunes in its own way (stage=sft), make it once: the others wait for it.
     """
     overrides = list(HydraConfig.get().overrides.task)
-    if complete(config):
-        print(f"chain: complete: {run_dir(config) / 'report.md'}")
+    run, sweep = Run.of(config), Sweep.of(config)
+    if complete(run, sweep):
+        print(f"chain: complete: {run.folder / 'report.md'}")
         return
-    with status(run_dir(config), "chain", shared=True):  # so that what it has not begun is known to be wanted
-        all_steps(config, overrides)
+    with status(run.folder, "chain", shared=True):  # so that what it has not begun is known to be wanted
+        with waiting_for(run.teacher_dir.with_name(f".{run.teacher_dir.name}.lock")) as lock:
+            if not taught(run):
+                step("teach", overrides, lock)
+        with waiting_for(run.distilled.folder / ".distilled.lock") as lock:
+            train([*overrides, "stage=distill"] if run.stage == "sft" else overrides, run, sweep, lock)
+        for command in [*(["sft"] if run.stage == "sft" else []), "sweep", "report"]:
+            step(command, overrides)
 
 
-def all_steps(config: Config, overrides: list[str]) -> None:
-    """What is missing, one command after another."""
-    teacher = teacher_dir(config)
-    with waiting_for(teacher.with_name(f".{teacher.name}.lock")) as lock:
-        if not taught(config):
-            step("teach", overrides, lock)
-    with waiting_for(run_dir(replace(config, stage="distill")) / ".distilled.lock") as lock:
-        train([*overrides, "stage=distill"] if config.stage == "sft" else overrides, config, lock)
-    for command in [*(["sft"] if config.stage == "sft" else []), "sweep", "report"]:
-        step(command, overrides)
-
-
-def complete(config: Config) -> bool:
+def complete(run: Run, sweep: Sweep) -> bool:
     """Whether there is nothing to do: everything is scored that these options ask for, and the report was made after it."""
-    folder = run_dir(config)
+    folder = run.folder
     ended = {part: its.get("ended") or "" for part, its in read_status(folder).items() if its.get("state") == "done"}
     made = "report" in ended and (folder / "report.md").exists() and ended["report"] >= ended.get("sweep", "~")
-    plain = config.score == "loglik" and config.shards == 1 and config.placements not in ("proposed", "winners")
-    if not (made and plain and config.stage in ended and taught(config)):
+    plain = sweep.score == "loglik" and sweep.shards == 1 and sweep.placements not in ("proposed", "winners")
+    if not (made and plain and run.stage in ended and taught(run)):
         return False
     from experiments.sweeping.parts import ask  # imports torch, which takes seconds
     from experiments.sweeping.placements import select
 
-    return not ask(config, select(config)).parts
+    return not ask(run, sweep, select(sweep, run.model)).parts
 
 
-def taught(config: Config) -> bool:
+def taught(run: Run) -> bool:
     """Whether teacher and data are there; both appear whole or not at all."""
-    return teacher_dir(config).exists() and all((data_dir(config) / f"{name}.parquet").exists() for name in ("items", "train"))
+    return run.teacher_dir.exists() and all(run.sequences(name).exists() for name in ("items", "train"))
 
 
 @contextmanager
@@ -96,19 +91,19 @@ def waiting_for(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def train(overrides: Sequence[str], config: Config, lock: IO[str]) -> None:
+def train(overrides: Sequence[str], run: Run, sweep: Sweep, lock: IO[str]) -> None:
     """The distillation, and beside it, on one core, the sweep of the checkpoints that it has finished: they do not wait for the last one.
 
     What is scored is what a sweep after it would score, part by part, so the numbers are the same. A sweep that fails here is left to the
     one that follows, which does what is missing or says why it cannot.
     """
     process, beside, tried = begin("distill", overrides, lock), None, []
-    apart = not can_overlap(config)
+    apart = not can_overlap(run, sweep)
     try:
         while process.poll() is None:
             raise_if_asked()
             if beside is None or beside.poll() == 0:
-                finished = [] if apart else [step for step in ready(config) if step not in tried]
+                finished = [] if apart else [step for step in ready(run, sweep) if step not in tried]
                 if finished:
                     tried += finished
                     beside = begin("sweep", [*overrides, f"steps=[{','.join(map(str, finished))}]"], lock, {"OMP_NUM_THREADS": "1"})
@@ -123,9 +118,9 @@ def train(overrides: Sequence[str], config: Config, lock: IO[str]) -> None:
     end("distill", process)
 
 
-def can_overlap(config: Config) -> bool:
+def can_overlap(run: Run, sweep: Sweep) -> bool:
     """Whether checkpoints can be swept one by one as they come, beside the training: not on its GPU."""
-    if config.stage == "sft" or config.supernet or config.stream or config.shards > 1 or config.placements in ("proposed", "winners"):
+    if run.stage == "sft" or run.supernet or sweep.stream or sweep.shards > 1 or sweep.placements in ("proposed", "winners"):
         return False
     if os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE")) == "1":
         return False  # a job of one core trains first
@@ -134,10 +129,10 @@ def can_overlap(config: Config) -> bool:
     return not torch.cuda.is_available()
 
 
-def ready(config: Config) -> list[int]:
+def ready(run: Run, sweep: Sweep) -> list[int]:
     """Complete checkpoints among those that the sweep asks for."""
-    steps = list(whole_checkpoints(run_dir(config)))
-    return [step for step in steps if step in (config.steps or steps)]
+    steps = list(whole_checkpoints(run.folder))
+    return [step for step in steps if step in (sweep.steps or steps)]
 
 
 def step(command: str, overrides: Sequence[str], lock: IO[str] | None = None) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from experiments.runs.fingerprint import fingerprint
 from experiments.runs.ranges import check_ranges, option
 from supernet.config import SupernetConfig
 from supernet.placement import LETTERS
@@ -209,10 +208,13 @@ def check(config: DictConfig) -> Config:
     config = OmegaConf.merge(OmegaConf.structured(Config), given)  # refuses keys that were added with +
     typed: Config = OmegaConf.to_object(config)
     check_ranges(typed)
-    typed.model = with_shapes(typed)
+    given = typed.model if isinstance(typed.model, dict) else vars(typed.model)
+    teacher = TeacherConfig() if typed.supernet else typed.teacher  # the shapes are the folder's then
+    typed.model = with_shapes(given, typed.shapes, teacher, typed.data.length)
+    model = model_shapes(typed.model)
     if typed.data.kind == "reasoning" and not typed.data.tasks:
         typed.data.tasks = list(REASONING)
-    for broken in broken_rules(typed, model_config(typed), stage_options(typed)):
+    for broken in broken_rules(typed, model, typed.sft if typed.stage == "sft" else typed.distill):
         raise ValueError(broken)
     if typed.cost != "published":
         from analysis.input import cost_source  # pandas takes a second, which other commands do without here
@@ -221,7 +223,7 @@ def check(config: DictConfig) -> Config:
     if typed.distill.tokens_per_parameter:
         from supernet.size import count_trainable  # torch takes seconds
 
-        tokens = typed.distill.tokens_per_parameter * count_trainable(model_config(typed), typed.distill.train_mixers)
+        tokens = typed.distill.tokens_per_parameter * count_trainable(model, typed.distill.train_mixers)
         typed.distill.steps = max(1, round(tokens / (typed.distill.batch * typed.data.length)))
     return typed
 
@@ -319,48 +321,31 @@ def broken_placements(placements: str, model: SupernetConfig) -> Iterator[str]:
             yield f"placements has {one!r}: give placements of {model.layers} letters of model.mixers={model.mixers!r}"
 
 
-def stage_options(config: Config) -> DistillConfig | SftConfig:
-    """The options of the training that the run's checkpoints come from. The cooled copy's only checkpoint lies beyond the last step."""
-    if config.stage == "cooled":
-        return dataclasses.replace(config.distill, checkpoints_at=[1 + config.distill.cooldown])
-    return config.sft if config.stage == "sft" else config.distill
+def with_shapes(given: dict[str, Any], shapes: dict[str, Any], teacher: TeacherConfig, longest: int) -> dict[str, Any]:
+    """``model`` with what it leaves out: the shapes of the teacher's local folder, else ``shapes``; and a window.
 
-
-def with_shapes(config: Config) -> dict[str, Any]:
-    """``config.model`` with what it leaves out: the shapes of the teacher's local folder, else ``config.shapes``; and a window.
-
-    Raises ValueError where a given value is not the teacher's: both are named.
+    ``longest`` is the number of tokens in the longest sequence. Raises ValueError where a given value is not the teacher's: both are named.
     """
-    given = config.model if isinstance(config.model, dict) else vars(config.model)
-    given = {name: value for name, value in given.items() if value is not None}
-    teacher, folder = config.teacher, Path(config.teacher.path)
-    local = teacher.source == "huggingface" and folder.is_dir() and not config.supernet
-    if local:
+    given, folder = {name: value for name, value in given.items() if value is not None}, Path(teacher.path)
+    if teacher.source == "huggingface" and folder.is_dir():
         from supernet.teacher import check_reach, open_teacher  # torch, which other teachers do without here
 
         own = {f.name: f.default for f in dataclasses.fields(SupernetConfig)}
         found = open_teacher(teacher.path, teacher.gguf)[0]
-        check_reach(found, config.data.length, teacher.path)
+        check_reach(found, longest, teacher.path)
         theirs = found.fields
         if wrong := [f"model.{k}={v} (teacher: {theirs[k]})" for k, v in given.items() if k in theirs and theirs[k] != v]:
             raise ValueError(f"{', '.join(wrong)}: the teacher in {folder} has other shapes: leave them out, "
                              "or, where the scale gives them, take scale=0.5b, which has none")  # fmt: skip
         shapes = {name: value for name, value in theirs.items() if value != own[name]}
-    else:
-        shapes = config.shapes
-    window = {} if "window" in given or not (shapes or given) else {"window": max(1, config.data.length // 4)}
+    window = {} if "window" in given or not (shapes or given) else {"window": max(1, longest // 4)}
     return shapes | window | given
 
 
-def given_costs(config: Config) -> str | None:
-    """``cost`` for those who read scores; None: as the run's placements.parquet has them, which is as published."""
-    return None if config.cost == "published" else config.cost
-
-
-def model_config(config: Config) -> SupernetConfig:
+def model_shapes(fields: dict[str, Any]) -> SupernetConfig:
     """The model's shapes. Raises ValueError naming what is missing or does not fit."""
     try:
-        return SupernetConfig(**config.model)
+        return SupernetConfig(**fields)
     except TypeError as error:
         raise ValueError(f"model: {error}: see supernet/config.py, or give a teacher's folder, which tells its shapes") from None
 
@@ -386,61 +371,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def run_id(config: Config) -> str:
-    """Name of the run: from what determines the checkpoints and nothing else, never from a clock."""
-    if config.supernet:
-        if not Path(config.supernet).is_dir():
-            raise ValueError(f"no checkpoint folder {config.supernet}: download one (hf download NAME --local-dir {config.supernet}) or "
-                             "set supernet to a local folder that holds one")  # fmt: skip
-        if not items_path(config).is_file():
-            raise ValueError(f"no items at {items_path(config)}: give items_file=..., or make them with python -m experiments.teach")
-        return f"supernet-{digest(fingerprint(Path(config.supernet)), fingerprint(items_path(config)))}"
-    determined_by = (config.scale, config.seed, model_config(config), config.teacher, config.data, config.distill, *data_content(config))
-    distilled = f"{config.distill.sampler}-s{config.seed}-{digest(*determined_by)}"
-    return distilled + {"distill": "", "cooled": "-cooled", "sft": f"-sft-{digest(config.sft)}"}[config.stage]
-
-
-def run_dir(config: Config) -> Path:
-    return Path(config.results) / config.scale / run_id(config)
-
-
-def teacher_dir(config: Config) -> Path:
-    determined_by = (config.teacher, model_config(config).replace(mixers="F"), teacher_data(config))
-    return Path(config.cache) / "teachers" / f"{config.scale}-{digest(*determined_by)}"
-
-
-def needs_teacher(config: Config) -> bool:
-    """Whether the teacher is wanted as a folder of ours: a sweep of a given supernet needs at most its traces."""
-    return not config.supernet or config.teacher.source == "trained"
-
-
-def sequence_files(config: Config) -> tuple[str, ...]:
-    """The sequences that are wanted: a given supernet is not trained."""
-    return ("items",) if config.supernet else ("items", "train")
-
-
-def teacher_data(config: Config) -> DataConfig | str:
-    """What of the data a teacher depends on: a teacher trained here learns the sequences, another one does not."""
-    return config.data if config.teacher.source == "trained" else ""
-
-
-def data_dir(config: Config) -> Path:
-    determined_by = (config.data, teacher_dir(config).name, *data_content(config))
-    return Path(config.cache) / "data" / f"{config.scale}-{digest(*determined_by)}"
-
-
-def data_content(config: Config) -> tuple[str, ...]:
-    """The sha256 of the file that prompts come from, where they do: another content under the same name is other data."""
-    path = Path(config.data.path)
-    return (sha256_of(path),) if config.data.kind in ("prompts", "text") and path.is_file() else ()
-
-
 @lru_cache
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def items_path(config: Config) -> Path:
-    """The evaluation items: of the run's data, or a file of the user's."""
-    return Path(config.items_file) if config.items_file else data_dir(config) / "items.parquet"

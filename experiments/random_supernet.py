@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import Config, model_config
+from experiments.config import Config, model_shapes
 from experiments.data.items import write_items
 from experiments.runs.entry import run
 from experiments.runs.progress import progress
@@ -33,7 +33,7 @@ def make(config: Config) -> None:
     """Write what is missing of the folder and the file. ValueError when they are not named."""
     if not (config.supernet and config.items_file):
         raise ValueError("random_supernet writes supernet=FOLDER and items_file=FILE: name both")
-    model, folder, path = model_config(config), Path(config.supernet), Path(config.items_file)
+    model, folder, path = model_shapes(config.model), Path(config.supernet), Path(config.items_file)
     if not folder.exists():
         rng = stream(config.seed, "random weights")
         with new_folder(folder) as new:

@@ -1,13 +1,14 @@
 """``python -m experiments.report scale=...``: the report of the run that these options name, by ``analysis.report``."""
 
-from experiments.config import Config, given_costs, run_dir
+from experiments.config import Config
+from experiments.run import Run, Sweep
 from experiments.runs.entry import run
 from experiments.runs.records import status
 
 
 def report(config: Config) -> None:
     """Write tables, figures and report.md beside the run's scores. Raises ValueError where the scores are absent or incomplete."""
-    folder = run_dir(config)
+    folder = Run.of(config).folder
     if not folder.is_dir():
         raise ValueError(f"no run in {folder}: run python -m experiments.distill and experiments.sweep with the same options")
     # Figures and statistics take seconds to import, which a plan need not wait for.
@@ -19,7 +20,7 @@ def report(config: Config) -> None:
 
     with status(folder, "report"):
         endpoints = load_endpoints(ENDPOINTS)
-        tables = write_report(load_scores(folder, given_costs(config)), folder, endpoints, folder)
+        tables = write_report(load_scores(folder, Sweep.of(config).costs), folder, endpoints, folder)
         print(f"{folder / 'report.md'}:", *verdict(tables, endpoints), sep="\n  ")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.config import Config, data_dir, teacher_dir
+from experiments.config import Config
 from experiments.data.making import SHIPPED, make_missing
+from experiments.run import Run
 from experiments.runs.entry import run
 
 
@@ -19,9 +20,9 @@ def ship(config: Config, shipped: Path = SHIPPED) -> None:
     """Train the teacher, sample the items, and put both where ``experiments.teach`` looks for them."""
     torch.set_num_threads(config.threads)
     with tempfile.TemporaryDirectory() as folder:
-        made = replace(config, cache=folder)
-        make_missing(made, shipped=Path(folder) / "nothing")
-        for source in (teacher_dir(made), data_dir(made) / "items.parquet"):
+        made = Run.of(replace(config, cache=folder))
+        make_missing(made, config.device, shipped=Path(folder) / "nothing")
+        for source in (made.teacher_dir, made.sequences("items")):
             target = shipped / source.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)

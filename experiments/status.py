@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import Config, check
 from experiments.grids.cells import parts_of
-from experiments.overview.state import BAD, Line, lines_of, read_config
+from experiments.overview.state import BAD, Line, Options, lines_of, read_config
+from experiments.run import Run, Sweep
 from experiments.runs.entry import CONF, fail, one_line
 from experiments.runs.records import read_json, read_status
 
@@ -71,19 +72,20 @@ def survey(path: Path, grids: list[dict[str, Any]]) -> list[Line]:
     here = [folder for folder in (root, *root.glob("*"), *root.glob("*/*")) if folder.is_dir()]
     runs = [folder for folder in here if any((folder / name).exists() for name in ("config.yaml", "status.json"))]
     asked: dict[Path, set[str]] = {folder: set() for folder in runs}
-    configs: dict[Path, Config] = {}
-    sweeps: dict[Path, list[Config]] = {}
+    options: dict[Path, Options] = {}
+    sweeps: dict[Path, list[Options]] = {}
     for grid in grids:
         for cell in grid["cells"]:
             folder, config = root / cell["run"], composed(cell["overrides"])
-            configs[folder] = replace(config, stage="sft") if grid["command"] == "sft" else config
+            run, sweep = Run.of(replace(config, stage="sft") if grid["command"] == "sft" else config), Sweep.of(config)
+            options[folder] = run, sweep
             if grid["command"] != "teach":  # leaves teachers and data in the cache, nothing in the run
-                parts = parts_of(grid["command"], config)
+                parts = parts_of(grid["command"], config.stage, sweep)
                 asked.setdefault(folder, set()).update(parts)
-                sweeps.setdefault(folder, []).extend([config] if any(part.startswith("sweep") for part in parts) else [])
+                sweeps.setdefault(folder, []).extend([(run, sweep)] if any(part.startswith("sweep") for part in parts) else [])
     if not asked:
         raise ValueError(f"no run and no grid in {path}: give a results folder, a scale or a run in it")
-    return [line for folder in sorted(asked) for line in lines_of(folder, asked[folder], configs.get(folder), sweeps.get(folder, ()))]
+    return [line for folder in sorted(asked) for line in lines_of(folder, asked[folder], options.get(folder), sweeps.get(folder, ()))]
 
 
 def composed(overrides: list[str]) -> Config:
@@ -119,8 +121,7 @@ def commands_for(path: Path, grids: list[dict[str, Any]], lines: list[Line]) -> 
     chains = []
     for grid in grids:
         cells = [
-            (path.resolve() / cell["run"], (*parts_of(grid["command"], composed(cell["overrides"])), grid["command"]))
-            for cell in grid["cells"]
+            (path.resolve() / cell["run"], (*cell_parts(grid["command"], cell["overrides"]), grid["command"])) for cell in grid["cells"]
         ]
         here = unfinished & {(folder, part.partition("-")[0]) for folder, parts in cells for part in parts}
         if here:
@@ -130,6 +131,11 @@ def commands_for(path: Path, grids: list[dict[str, Any]], lines: list[Line]) -> 
         if parts := [line.part for line in lines if line.folder == folder and (folder, line.part) in unfinished]:
             chains.append(run_commands(folder, parts))
     return chains
+
+
+def cell_parts(command: str, overrides: list[str]) -> tuple[str, ...]:
+    config = composed(overrides)
+    return parts_of(command, config.stage, Sweep.of(config))
 
 
 def again(path: Path, grid: dict[str, Any]) -> list[str]:
@@ -169,18 +175,17 @@ def overrides_of(command: object) -> list[str] | None:
 def differences(folder: Path) -> list[str]:
     """The overrides that make a run's options from those of its scale, of which some follow from others."""
     config = read_config(folder)
-    its, given = flat(config), [f"scale={config.scale}"]
+    its, given = flat(OmegaConf.structured(config)), [f"scale={config.scale}"]
     while True:
-        plain, told = flat(composed(given)), {override.partition("=")[0] for override in given}
+        plain, told = flat(OmegaConf.structured(composed(given))), {override.partition("=")[0] for override in given}
         changed = [key for key, value in its.items() if plain.get(key) != value and key not in {"results", "cache", *told}]
         if not changed:
             return given
         given += [f"{key}={literal(its[key])}" for key in changed]
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flat(options: DictConfig) -> dict[str, Any]:
     """Every option by its dotted name."""
-    nested = OmegaConf.to_container(OmegaConf.structured(config))
 
     def walk(node: dict, prefix: str) -> dict[str, Any]:
         found = {}
@@ -188,7 +193,7 @@ def flat(config: Config) -> dict[str, Any]:
             found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         return found
 
-    return walk(nested, "")
+    return walk(OmegaConf.to_container(options), "")
 
 
 def literal(value: Any) -> str:

@@ -1,8 +1,7 @@
 """``python -m experiments.sweep scale=...``: score placements on items at every checkpoint, part by part."""
 
-from dataclasses import replace
-
 from experiments.config import Config
+from experiments.run import Run, Sweep
 from experiments.runs.entry import run
 from experiments.runs.kept import restore
 from experiments.sweeping.parts import score_missing
@@ -12,19 +11,20 @@ from experiments.sweeping.weights import of_folder
 
 def sweep(config: Config) -> None:
     """Score what ``placements`` asks for and the run (or the folder ``supernet``) lacks."""
-    restore(config)
     if config.supernet:
         config = of_folder(config)
-    if config.placements in ("proposed", "winners"):
+    run, asked = Run.of(config), Sweep.of(config)
+    restore(run)
+    if asked.placements in ("proposed", "winners"):
         from experiments.sweeping.active import learn, score_winners  # surrogate and optimiser take seconds
 
-        if config.placements == "proposed":
-            learn(config)
-        score_winners(config)
+        if asked.placements == "proposed":
+            learn(run, asked)
+        score_winners(run, asked)
     else:
-        score_missing(config, select(config))
-        if config.stage == "distill" and config.distill.cooldown and not config.supernet and not config.steps:
-            score_missing(replace(config, stage="cooled"), select(config))
+        score_missing(run, asked, wanted := select(asked, run.model))
+        if run.cooled and not run.supernet and not asked.steps:
+            score_missing(run.cooled, asked, wanted)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import torch
 
-from experiments.config import Config, data_dir, model_config, needs_teacher, sequence_files, teacher_dir
+from experiments.config import Config
 from experiments.data.items import read_items
 from experiments.data.making import make_missing
+from experiments.run import Run
 from experiments.runs.entry import run
 
 
@@ -14,17 +15,18 @@ def teach(config: Config) -> None:
         print(f"teach: nothing to make, items are given in {config.items_file}")
         return
     torch.set_num_threads(config.threads)
-    make_missing(config)
-    if needs_teacher(config):
-        print(f"teacher: {teacher_dir(config)}")
-    longest, model = 0, model_config(config)
-    for name in sequence_files(config):
-        path = data_dir(config) / f"{name}.parquet"
+    run = Run.of(config)
+    make_missing(run, config.device)
+    if run.needs_teacher:
+        print(f"teacher: {run.teacher_dir}")
+    longest, model = 0, run.model
+    for name in run.sequence_names:
+        path = run.sequences(name)
         found = read_items(path)
         longest = max(longest, *(len(item.tokens) for item in found))
         print(f"{name}: {len(found)} sequences in {path}")
     if not config.supernet and "S" in model.mixers and longest <= model.window:
-        raise ValueError(f"no sequence in {data_dir(config)} has more than {longest} tokens: with model.window={model.window} S is F: "
+        raise ValueError(f"no sequence in {run.data_dir} has more than {longest} tokens: with model.window={model.window} S is F: "
                          f"set it to {longest // 2} or less, or give longer prompts or answers")  # fmt: skip
 
 

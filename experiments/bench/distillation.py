@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from experiments.bench.timing import matmul_rate, peak_mib, pick
-from experiments.config import check, model_config
+from experiments.config import check, model_shapes
 from experiments.runs.entry import CONF
 from experiments.runs.kernels import first_that_works
 from supernet.config import SupernetConfig
@@ -61,7 +61,7 @@ def run(quick: bool = False) -> pd.DataFrame:
 def shapes(scale: str) -> SupernetConfig:
     """The model of a scale."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return model_config(check(compose("config", [f"scale={scale}"])))
+        return model_shapes(check(compose("config", [f"scale={scale}"])).model)
 
 
 class Steps:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments.config import Config, check, data_dir, digest, run_dir
+from experiments.config import check, digest
+from experiments.run import Run, Sweep
 from experiments.runs.records import read_json, write_json
 
 # What a sweep may be asked for in several cells of one run: they follow one another, as each extends the same tables.
@@ -52,37 +53,32 @@ def make_grid(command: str, typed: list[str], launcher: str, overrides: Sequence
     checked = [check(config) for config in configs]
     if command == "sft":  # whose stage is its own, whatever the options say
         checked = [replace(config, stage="sft") for config in checked]
-    cells = []
-    for number, (its, config) in enumerate(zip(overrides, checked, strict=True)):
+    cells, made = [], [(Run.of(config), Sweep.of(config)) for config in checked]
+    for number, (its, (run, sweep)) in enumerate(zip(overrides, made, strict=True)):
         name = " ".join(o for o in its if not all(o in others for others in overrides)) or command
-        cells.append(Cell(number, tuple(its), name, folder_of(command, config), parts_of(command, config)))
+        folder = run.data_dir if command == "teach" else run.folder
+        cells.append(Cell(number, tuple(its), name, folder, parts_of(command, run.stage, sweep)))
     what = [o for o in typed if not o.startswith("hydra.")]  # the same grid on another partition is the same grid
     folder = (Path(checked[0].results) / "grids" / digest(command, sorted(what))).resolve()
-    grid = Grid(command, cells, folder, turns_of(command, cells, checked))
-    runs = [f"{config.scale}/{run_dir(config).name}" for config in checked]
-    rows = [{"overrides": list(cell.overrides), "run": run} for cell, run in zip(cells, runs, strict=True)]
+    grid = Grid(command, cells, folder, turns_of(command, cells, [sweep for _, sweep in made]))
+    rows = [{"overrides": list(cell.overrides), "run": f"{run.scale}/{run.id}"} for cell, (run, _) in zip(cells, made, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder.with_suffix(".json"), {"command": command, "overrides": typed, "launcher": launcher, "cells": rows})
     return grid
 
 
-def folder_of(command: str, config: Config) -> Path:
-    return data_dir(config) if command == "teach" else run_dir(config)
-
-
-def parts_of(command: str, config: Config) -> tuple[str, ...]:
+def parts_of(command: str, stage: str, sweep: Sweep) -> tuple[str, ...]:
     """The parts of status.json that a command writes; the command's own name where it keeps none."""
-    shard = f"sweep-{config.shard}of{config.shards}" if config.shards > 1 else "sweep"
-    sweep = {"proposed": ("propose", "winners"), "winners": ("winners",)}.get(config.placements, (shard,))
-    return {"sweep": sweep, "chain": (config.stage, *sweep, "report")}.get(command, (command,))
+    swept = {"proposed": ("propose", "winners"), "winners": ("winners",)}.get(sweep.placements, (sweep.part,))
+    return {"sweep": swept, "chain": (stage, *swept, "report")}.get(command, (command,))
 
 
-def turns_of(command: str, cells: list[Cell], configs: list[Config]) -> list[list[Cell]]:
+def turns_of(command: str, cells: list[Cell], sweeps: list[Sweep]) -> list[list[Cell]]:
     """The cells grouped by what they write. Raises ValueError where two of a group do the same thing."""
     groups: dict[object, list[Cell]] = {}
     asked: dict[object, Cell] = {}
-    for cell, config in zip(cells, configs, strict=True):
-        asks = repr([getattr(config, name) for name in ASKS]) if command == "sweep" else ""
+    for cell, sweep in zip(cells, sweeps, strict=True):
+        asks = repr([getattr(sweep, name) for name in ASKS]) if command == "sweep" else ""
         for part in cell.parts:
             first = asked.setdefault((cell.folder, part, asks), cell)
             if first is not cell:

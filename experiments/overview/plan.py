@@ -8,22 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.config import (
-    Config,
-    data_dir,
-    items_path,
-    model_config,
-    needs_teacher,
-    run_dir,
-    sequence_files,
-    stage_options,
-    teacher_dir,
-)
+from experiments.config import Config
 from experiments.data.items import read_items
+from experiments.machine import free_memory, pick_device
+from experiments.run import Run, Sweep
 from experiments.runs.steps import checkpoint_dir, state_path
-from experiments.sweeping.parts import checkpoints, merge, pick_device, scored_pairs, tables_dir, unseen_window
+from experiments.sweeping.parts import checkpoints, merge, scored_pairs, unseen_window
 from experiments.sweeping.placements import select
-from experiments.sweeping.weights import free_memory, of_folder
+from experiments.sweeping.weights import of_folder
 from experiments.training.schedule import total_steps
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
@@ -95,47 +87,46 @@ def print_plan(command: str, config: Config, flops_per_second: float = 0.0) -> f
     for name in CHAIN if command == "chain" else (command,):
         if name not in PLANS:
             raise ValueError(f"--dry-run knows no plan of {name}: choose from {', '.join([*PLANS, 'chain'])}")
-        lines = PLANS[name](config, flops_per_second)
+        found = name == "sweep" and config.supernet and Path(config.supernet).is_dir()
+        its = of_folder(config) if found else config
+        lines = PLANS[name](Run.of(its), Sweep.of(its), flops_per_second)
         print(f"plan of {name}, scale {config.scale}: nothing is run or written")
         print("\n".join(f"  {label:<13} {text}" for label, text in lines), flush=True)
         seconds += sum(text.seconds for _, text in lines if isinstance(text, Work))
     return seconds
 
 
-def plan_teach(config: Config, rate: float) -> list[Line]:
-    if config.items_file:
-        return [("done", f"nothing to make, items are given in {config.items_file}")]
-    model, teacher = model_config(config), config.teacher
+def plan_teach(run: Run, sweep: Sweep, rate: float) -> list[Line]:
+    if run.items_file:
+        return [("done", f"nothing to make, items are given in {run.items_file}")]
+    model, teacher, data = run.model, run.teacher, run.data
     parameters = count_parameters(model, "F")
     lines = [("model", f"all-FA {count(parameters)} parameters, from {teacher.path or teacher.source}")]
-    flops, there = 0.0, teacher_dir(config).exists()
-    if needs_teacher(config):
-        lines += [("teacher", f"{teacher_dir(config)}, {size(4 * parameters)}{done(there)}")]
+    flops, there = 0.0, run.teacher_dir.exists()
+    if run.needs_teacher:
+        lines += [("teacher", f"{run.teacher_dir}, {size(4 * parameters)}{done(there)}")]
         if teacher.source == "trained" and not there:
-            flops += 3 * teacher.steps * teacher.batch * forward_flops(model, "F" * model.layers, config.data.length)
-    for name in sequence_files(config):
-        found, note = sequences(config, name)
-        tokens, written = sum(len(item.tokens) for item in found), (data_dir(config) / f"{name}.parquet").exists()
-        sampled = (
-            config.data.kind in ("reasoning", "prompts") and not config.data.answer or config.data.kind == "synthetic" and name == "items"
-        )
-        flops += 0.0 if written or not sampled else len(found) * forward_flops(model, "F" * model.layers, config.data.length)
-        path = data_dir(config) / f"{name}.parquet"
+            flops += 3 * teacher.steps * teacher.batch * forward_flops(model, "F" * model.layers, data.length)
+    for name in run.sequence_names:
+        (found, note), path = sequences(run, name), run.sequences(name)
+        tokens, written = sum(len(item.tokens) for item in found), path.exists()
+        sampled = data.kind in ("reasoning", "prompts") and not data.answer or data.kind == "synthetic" and name == "items"
+        flops += 0.0 if written or not sampled else len(found) * forward_flops(model, "F" * model.layers, data.length)
         lines += [(name, f"{len(found)} sequences, {note}{count(tokens)} tokens, {path}, {size(tokens * TOKEN_BYTES)}{done(written)}")]
-    return [*lines, *work(flops, rate, pick_device(config), 1)]
+    return [*lines, *work(flops, rate, pick_device(sweep.device), 1)]
 
 
-def plan_training(config: Config, rate: float) -> list[Line]:
-    """Of distillation or fine-tuning, as ``config.stage`` says."""
-    if config.supernet:
-        return [("done", f"nothing to train: supernet={config.supernet} is given")]
-    model, options, folder = model_config(config), stage_options(config), run_dir(config)
-    world, steps = config.trainer.devices * config.trainer.nodes, checkpoint_steps(options)
-    found, note = sequences(config, "train")
-    trained = count_trainable(model, config.distill.train_mixers)
+def plan_training(run: Run, _: Sweep, rate: float) -> list[Line]:
+    """Of distillation or fine-tuning, as ``run.stage`` says."""
+    if run.supernet:
+        return [("done", f"nothing to train: supernet={run.supernet} is given")]
+    model, options, folder, trainer = run.model, run.training, run.folder, run.trainer
+    world, steps = trainer.devices * trainer.nodes, checkpoint_steps(options)
+    found, note = sequences(run, "train")
+    trained = count_trainable(model, run.distill.train_mixers)
     there = [step for step in steps if (checkpoint_dir(folder, step) / "meta.json").exists()]
     tokens = np.mean([len(item.tokens) for item in found]) * options.batch * total_steps(options)
-    device = "cuda" if config.trainer.accelerator in ("cuda", "gpu") or (config.trainer.accelerator == "auto" and cuda()) else "cpu"
+    device = "cuda" if trainer.accelerator in ("cuda", "gpu") or (trainer.accelerator == "auto" and cuda()) else "cpu"
     state = 12 * trained
     lines = [
         ("run", str(folder)),
@@ -143,7 +134,7 @@ def plan_training(config: Config, rate: float) -> list[Line]:
                   f"{count(count_parameters(model))}, trained {count(trained)} parameters"),
         ("training", f"{options.steps} steps of {options.batch} sequences on {world} device{'s' * (world > 1)}, sampler {options.sampler}, "
                      f"{note}{count(tokens)} tokens"),
-        *memory_lines(config, device),
+        *memory_lines(run, device),
         ("files", f"{len(steps)} checkpoints of {size(4 * trained)} ({size(4 * trained * len(steps))}), until the end a state to resume "
                   f"from of {size(state)}, metrics.jsonl {size(STEP_BYTES * total_steps(options))}"),
     ]  # fmt: skip
@@ -152,31 +143,31 @@ def plan_training(config: Config, rate: float) -> list[Line]:
     if there:
         resumed = " and a state to resume from" if state_path(folder).exists() else ""
         lines += [("done", f"{len(there)} of {len(steps)} checkpoints (the last: step {there[-1]}){resumed}")]
-    return [*lines, *work(training_flops(config, Counter(len(item.tokens) for item in found)), rate, device, world)]
+    return [*lines, *work(training_flops(run, Counter(len(item.tokens) for item in found)), rate, device, world)]
 
 
-def memory_lines(config: Config, device: str) -> list[Line]:
-    parts = training_memory(config)
+def memory_lines(run: Run, device: str) -> list[Line]:
+    parts = training_memory(run)
     named = ", ".join(f"{name} {size(value)}" for name, value in parts.items())
-    how = f"{config.trainer.strategy}, recompute={str(config.trainer.recompute).lower()}"
+    how = f"{run.trainer.strategy}, recompute={str(run.trainer.recompute).lower()}"
     needed = sum(parts.values())
     said = f"{size(needed)} per device, at most, beside what torch itself takes ({how}): {named}; {fits(needed, device)}"
     return [("memory", said), ("a GPU of", cards(needed))]
 
 
-def training_memory(config: Config) -> dict[str, float]:
+def training_memory(run: Run) -> dict[str, float]:
     """Bytes per device at the peak of a training step, by what holds them; sequences all as long as data.length.
 
     Weights are held once, by student and teacher together. The placement is the one that keeps most, of those that can be drawn.
     Gradients and optimizer state are of mixers alone. What a layer's backward pass needs for a moment is left out: a step of 135m on a CPU
     took 3.12 GiB against 3.11 planned for all-FA, and 5.81 against 5.38 for all-KDA.
     """
-    model, options, trainer = model_config(config), stage_options(config), config.trainer
+    model, options, trainer = run.model, run.training, run.trainer
     world = trainer.devices * trainer.nodes
-    batch, tokens = -(-options.batch // world), config.data.length
-    frozen = active = 2 if config.distill.precision == "bf16-mixed" else 4
+    batch, tokens = -(-options.batch // world), run.data.length
+    frozen = active = 2 if run.distill.precision == "bf16-mixed" else 4
     of_mixer = {m: layer_parameters(model, m) for m in model.mixers}
-    trained = [m for m in model.mixers if m in config.distill.train_mixers]
+    trained = [m for m in model.mixers if m in run.distill.train_mixers]
     placements = options.presets if options.sampler == "targeted" and options.presets else [m * model.layers for m in model.mixers]
     drawn = max(sum(of_mixer[m] for m in p if m in trained) for p in placements)
     all_trained = model.layers * sum(of_mixer[m] for m in trained)
@@ -186,7 +177,7 @@ def training_memory(config: Config) -> dict[str, float]:
     share = world if trainer.strategy == "fsdp" else 1
     gathered = 2 * 4 * max(*of_mixer.values(), 3 * model.hidden * model.ffn) if share > 1 else 0
     per_layer = {m: layer_saved_bytes(model, m, batch, tokens, active) for m in model.mixers}
-    outputs = batch * tokens * model.hidden * model.layers * (4 + 2 * active if config.stage == "distill" else 0)
+    outputs = batch * tokens * model.hidden * model.layers * (4 + 2 * active if run.stage == "distill" else 0)
     if trainer.recompute:
         kept = model.layers * batch * tokens * model.hidden * active + max(per_layer.values())
     else:
@@ -201,76 +192,72 @@ def training_memory(config: Config) -> dict[str, float]:
     }
 
 
-def training_flops(config: Config, lengths: Mapping[int, int]) -> float:
+def training_flops(run: Run, lengths: Mapping[int, int]) -> float:
     """FLOPs of a whole training on sequences of these lengths (length -> how many).
 
     The teacher's forward pass (distillation), the student's with the placements that will be drawn, and its backward pass.
     """
-    model, options = model_config(config), stage_options(config)
+    model, options = run.model, run.training
     steps = total_steps(options)  # those of a cooled copy with them
     if options.sampler in ("targeted", "hybrid") and not options.presets:  # fine-tuning: known once there are presets
         visits = Counter(dict.fromkeys(model.mixers, steps * model.layers / len(model.mixers)))
     else:
-        visits = Counter(m for step in range(steps) for m in draw(options, model, config.seed, step, config.distill.train_mixers))
+        visits = Counter(m for step in range(steps) for m in draw(options, model, run.seed, step, run.distill.train_mixers))
     total = 0.0
     for tokens, times in lengths.items():
         head = 2.0 * model.vocab * model.hidden * tokens
         passes = 3 if options.batch * tokens > CHUNK else 2  # the head's chunks are computed again in the backward pass
         own = passes * head * steps
-        if config.stage == "distill":
+        if run.stage == "distill":
             own += steps * (forward_flops(model, "F" * model.layers, tokens) + (passes - 2) * head)
         for m, visited in visits.items():
-            forward = layer_flops(model, m, tokens) * (2 if config.trainer.recompute else 1)
-            own += visited * (forward + backward_flops(model, m, tokens, m in config.distill.train_mixers))
+            forward = layer_flops(model, m, tokens) * (2 if run.trainer.recompute else 1)
+            own += visited * (forward + backward_flops(model, m, tokens, m in run.distill.train_mixers))
         total += own * times
     return total / sum(lengths.values()) * options.batch
 
 
-def plan_sweep(config: Config, rate: float) -> list[Line]:
+def plan_sweep(run: Run, sweep: Sweep, rate: float) -> list[Line]:
     lines: list[Line] = []
-    if config.supernet:
-        if Path(config.supernet).is_dir():
-            config = of_folder(config)
-        else:
-            lines += [("missing", f"no folder {config.supernet} yet: this plan takes the shapes of scale={config.scale}")]
-    model, device = model_config(config), pick_device(config)
-    items, note = asked_items(config)
-    known = not config.supernet or (Path(config.supernet).is_dir() and items_path(config).is_file())
-    folder = tables_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
-    steps = [0] if config.supernet else config.steps or checkpoint_steps(stage_options(config))
-    lines += [("run", str(folder)), *(("warning", line) for line in unseen_window(config, items) if config.supernet)]
-    if config.placements == "winners":
+    if run.supernet and not Path(run.supernet).is_dir():
+        lines += [("missing", f"no folder {run.supernet} yet: this plan takes the shapes of scale={run.scale}")]
+    model, device = run.model, pick_device(sweep.device)
+    items, note = asked_items(run, sweep.items)
+    folder, known = tables_of(run, sweep)
+    steps = [0] if run.supernet else sweep.steps or checkpoint_steps(run.training)
+    lines += [("run", str(folder)), *(("warning", line) for line in unseen_window(model, items) if run.supernet)]
+    if sweep.placements == "winners":
         return [*lines, ("sweep", "the presets and all-FA on fresh items at the last checkpoint: a dozen placements at most")]
-    placements = merge(folder / "placements.parquet", select(config))["placement"].tolist()
+    placements = merge(folder / "placements.parquet", select(sweep, model))["placement"].tolist()
     have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in steps}
     names = {item.name for item in items}
     wanted = len(placements) * len(items) * len(steps)
     asked = set(placements)
     rows = wanted - sum(item in names and placement in asked for pairs in have.values() for placement, item in pairs)
-    there = [step for step in steps if step in checkpoints(config)] if known else []
+    there = [step for step in steps if step in checkpoints(run)] if known else []
     groups = Counter(group for pairs in have.values() for group in missing_groups(placements, items, pairs))
     prefixes, flops = 0, 0.0
     for (lacking, places), times in groups.items():
         trie, chosen = build_trie(model, list(lacking)), [items[i] for i in places]
         prefixes, flops = prefixes + times * trie.prefixes * len(chosen), flops + times * sweep_flops(model, trie, chosen)
-    weights, said_of_weights = sweep_memory(config, model)
-    needed = max(weights, config.memory_gib * 2**30) if config.stream else weights + config.memory_gib * 2**30
+    weights, said_of_weights = sweep_memory(model, getattr(torch, sweep.dtype), sweep.stream)
+    needed = max(weights, sweep.memory_gib * 2**30) if sweep.stream else weights + sweep.memory_gib * 2**30
     lines += [
         ("sweep", f"{len(placements)} placements x {len(items)} items ({note}{count(sum(len(i.tokens) for i in items))} tokens) x "
                   f"{len(steps)} checkpoints = {wanted} rows; {wanted - rows} are there"),
-        ("checkpoints", f"{len(there)} of {len(steps)} are there" if not config.supernet else config.supernet),
-        ("memory", f"{said_of_weights} of weights, {config.memory_gib or 'a share of what is free, in'} GiB of activations; "
+        ("checkpoints", f"{len(there)} of {len(steps)} are there" if not run.supernet else run.supernet),
+        ("memory", f"{said_of_weights} of weights, {sweep.memory_gib or 'a share of what is free, in'} GiB of activations; "
                    f"{fits(needed, device)}"),
         ("a GPU of", cards(needed)),
         ("files", f"scores {size(ROW_BYTES * rows)} in {folder / 'scores'}"),
     ]  # fmt: skip
-    if config.placements == "proposed":
-        lines += [("proposed", f"then at most {config.rounds} rounds of {config.proposals} placements, and the winners on fresh items")]
+    if sweep.placements == "proposed":
+        lines += [("proposed", f"then at most {sweep.rounds} rounds of {sweep.proposals} placements, and the winners on fresh items")]
     if not rows:
         return [*lines, ("done", "every row is there: nothing would be done")]
-    if config.shards > 1:
-        flops, prefixes = flops / config.shards, prefixes // config.shards
-        lines += [("shard", f"{config.shard} of {config.shards}: about a share of the work")]
+    if sweep.shards > 1:
+        flops, prefixes = flops / sweep.shards, prefixes // sweep.shards
+        lines += [("shard", f"{sweep.shard} of {sweep.shards}: about a share of the work")]
     return [*lines, ("evaluations", f"{prefixes} of a layer on an item: distinct prefixes, each once"), *work(flops, rate, device, 1)]
 
 
@@ -284,20 +271,24 @@ def missing_groups(
     return [(lacking, tuple(places)) for lacking, places in groups.items() if lacking]
 
 
-def sweep_memory(config: Config, model: SupernetConfig) -> tuple[float, str]:
+def tables_of(run: Run, sweep: Sweep) -> tuple[Path, bool]:
+    """(the folder of a sweep's tables, whether its name can be known: a given supernet and its items may not be there yet)."""
+    known = not run.supernet or (Path(run.supernet).is_dir() and run.items.is_file())
+    return (sweep.tables(run.folder) if known else run.results / run.scale / "supernet-...", known)
+
+
+def sweep_memory(model: SupernetConfig, dtype: torch.dtype, stream: bool) -> tuple[float, str]:
     """Bytes of the weights that are held at once, and what is said of them."""
-    dtype = getattr(torch, config.dtype)
     whole = count_bytes(model, dtype)
-    if not config.stream:
+    if not stream:
         return whole, size(whole)
     layer = (whole - count_bytes(model.replace(layers=1), dtype)) / max(1, model.layers - 1)
     held = whole - layer * (model.layers - 2)
     return held, f"{size(held)} (of {size(whole)}: what layers share, and two layers)"
 
 
-def plan_report(config: Config, rate: float) -> list[Line]:
-    known = not config.supernet or (Path(config.supernet).is_dir() and items_path(config).is_file())
-    folder = tables_dir(config) if known else Path(config.results) / config.scale / "supernet-..."
+def plan_report(run: Run, sweep: Sweep, _: float) -> list[Line]:
+    folder, _ = tables_of(run, sweep)
     steps = len(list((folder / "scores").glob("step-*")))
     return [("run", str(folder)), ("done", f"scores of {steps} checkpoints are there"),
             ("files", f"report.md, tables and figures, {size(REPORT_BYTES)}: written anew")]  # fmt: skip
@@ -306,23 +297,22 @@ def plan_report(config: Config, rate: float) -> list[Line]:
 PLANS = {"teach": plan_teach, "distill": plan_training, "sft": plan_training, "sweep": plan_sweep, "report": plan_report}
 
 
-def sequences(config: Config, name: str) -> tuple[list[Item], str]:
+def sequences(run: Run, name: str) -> tuple[list[Item], str]:
     """The sequences of a file of the data, and ""; where it is not made yet as many of data.length, and the words "at most "."""
-    path = data_dir(config) / f"{name}.parquet"
+    path, data = run.sequences(name), run.data
     if path.exists():
         return read_items(path), ""
-    asked = config.data.items if name == "items" else config.data.train
-    stand_in = torch.empty(config.data.length, dtype=torch.int64, device="meta")
-    exact = config.data.kind == "synthetic"
-    return [Item(f"?{i}", "?", stand_in, config.data.prompt) for i in range(asked)], "" if exact else "at most "
+    stand_in = torch.empty(data.length, dtype=torch.int64, device="meta")
+    asked = data.items if name == "items" else data.train
+    return [Item(f"?{i}", "?", stand_in, data.prompt) for i in range(asked)], "" if data.kind == "synthetic" else "at most "
 
 
-def asked_items(config: Config) -> tuple[list[Item], str]:
-    """The items that a sweep scores, and "at most " where they are stand-ins."""
-    if config.items_file:
-        return read_items(Path(config.items_file), config.items or None), ""
-    items, note = sequences(config, "items")
-    asked = config.items or config.data.items
+def asked_items(run: Run, count: int) -> tuple[list[Item], str]:
+    """The items that a sweep of ``count`` (0: all) scores, and "at most " where they are stand-ins."""
+    if run.items_file:
+        return read_items(run.items, count or None), ""
+    items, note = sequences(run, "items")
+    asked = count or run.data.items
     if asked > len(items):
         raise ValueError(f"items is {asked}, data.items {len(items)}: lower the first or raise the second")
     return items[:asked], note

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.table import WANTED, load_placements
-from experiments.config import Config, check, stage_options
+from experiments.config import Config, check
+from experiments.run import Run, Sweep
 from experiments.runs.records import is_held, read_json, read_status
 from experiments.sweeping.placements import select
 from experiments.training.strategy import checkpoint_steps
@@ -20,6 +21,10 @@ from experiments.training.strategy import checkpoint_steps
 ORDER = ("chain", "teach", "distill", "sft", "sweep", "propose", "winners", "report")
 BAD = ("failed", "stopped", "incomplete", "missing")
 REMEDY = {"distill": "run python -m experiments.distill again", "sft": "run python -m experiments.sft again"}
+
+
+Options = tuple[Run, Sweep]
+"""What a command was asked for."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +45,30 @@ class Line:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
 
-def lines_of(folder: Path, asked: set[str], config: Config | None = None, sweeps: Sequence[Config] = ()) -> list[Line]:
+def lines_of(folder: Path, asked: set[str], options: Options | None = None, sweeps: Sequence[Options] = ()) -> list[Line]:
     """A line for each part that a run has begun or that is ``asked`` for.
 
-    ``config`` stands in for a config.yaml that is not there yet; ``sweeps`` are the options of sweeps that a grid asks for.
+    ``options`` stand in for a config.yaml that is not there yet; ``sweeps`` are those of sweeps that a grid asks for.
     """
     try:
         if (folder / "config.yaml").exists():
             config = read_config(folder)
+            options = Run.of(config), Sweep.of(config)
         entries = read_status(folder)
     except ValueError as error:
         entries, broken = {}, str(error)
     else:
         broken = ""
     chain = state_of(folder, "chain", entries["chain"])[0] if "chain" in entries else "done"
-    if chain in BAD and config and not config.supernet:  # it has not begun all that it was to do
-        sweep_parts = {"proposed": {"propose", "winners"}, "winners": {"winners"}}.get(config.placements, {"sweep"})
-        asked = {*asked, config.stage, *sweep_parts, "report"}
-    sweep = sweep_line(folder, entries, asked, config, sweeps)
+    run = options[0] if options else None
+    if chain in BAD and run and not run.supernet:  # it has not begun all that it was to do
+        sweep_parts = {"proposed": {"propose", "winners"}, "winners": {"winners"}}.get(options[1].placements, {"sweep"})
+        asked = {*asked, run.stage, *sweep_parts, "report"}
+    sweep = sweep_line(folder, entries, asked, options, sweeps)
     parts = {part for part in {*entries, *asked} if not part.startswith("sweep")}
-    if config and not config.supernet and (folder / "config.yaml").exists():
-        parts.add(config.stage)
-    found = [part_line(folder, part, entries, config, sweep) for part in parts]
+    if run and not run.supernet and (folder / "config.yaml").exists():
+        parts.add(run.stage)
+    found = [part_line(folder, part, entries, run, sweep) for part in parts]
     others = [line for line in [*found, *([sweep] if sweep else [])] if line.part != "chain"]
     if chain == "done" or (chain in BAD and others and all(line.state == "done" for line in others)):
         found = [line for line in found if line.part != "chain"]  # its parts say it
@@ -79,12 +86,12 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}: correct it, or delete it and train again") from None
 
 
-def part_line(folder: Path, part: str, entries: dict[str, Any], config: Config | None, sweep: Line | None) -> Line:
+def part_line(folder: Path, part: str, entries: dict[str, Any], run: Run | None, sweep: Line | None) -> Line:
     """One part that is no sweep. A training whose checkpoints are all there is done, whatever became of the process that made the last."""
     state, note = state_of(folder, part, entries.get(part))
     have = want = 0
-    if config and part == config.stage:
-        steps = steps_of(config)
+    if run and part == run.stage:
+        steps = steps_of(run)
         want = len(steps)
         have = sum((folder / "checkpoints" / f"step-{step:06d}" / "meta.json").exists() for step in steps)
         scored = sweep is not None and sweep.state == "done"
@@ -107,7 +114,9 @@ def state_of(folder: Path, part: str, entry: dict[str, Any] | None) -> tuple[str
     return (state, error) if state in ("running", "done", "failed") else ("failed", f"status.json says {state!r} of {part}")
 
 
-def sweep_line(folder: Path, entries: dict[str, Any], asked: set[str], config: Config | None, sweeps: Sequence[Config] = ()) -> Line | None:
+def sweep_line(
+    folder: Path, entries: dict[str, Any], asked: set[str], options: Options | None, sweeps: Sequence[Options] = ()
+) -> Line | None:
     """The sweep, whole or in shards. Rows decide: where all are there, and each once, an older failure is history."""
     parts = sorted({part for part in {*entries, *asked} if part == "sweep" or part.startswith("sweep-")})
     if not parts and not any(folder.glob("scores/step-*/*.parquet")):
@@ -115,7 +124,7 @@ def sweep_line(folder: Path, entries: dict[str, Any], asked: set[str], config: C
     attempts = sum(entries.get(part, {}).get("attempt", 0) for part in parts)
     try:
         have, doubled = rows(folder)
-        want = max([wanted_rows(folder, config), *(asked_rows(its, len(select(its))) for its in sweeps)])
+        want = max([wanted_rows(folder, options), *(asked_rows(its, len(select(its[1], its[0].model))) for its in sweeps)])
     except ValueError as error:
         return Line(folder, "sweep", "failed", 0, 0, attempts, str(error))
     if doubled:
@@ -153,21 +162,23 @@ def read_keys(path: Path) -> pa.Table:
     return table.cast(pa.schema([("placement", pa.string()), ("item", pa.string())]))
 
 
-def wanted_rows(folder: Path, config: Config | None) -> int:
+def wanted_rows(folder: Path, options: Options | None) -> int:
     """Placements x items x checkpoints: what the sweeps of a run asked for, or, before the first, what its options do. 0 if unknown."""
     listed = folder / "placements.parquet"
     asked = read_json(folder / WANTED)
     if listed.exists() and asked:
         return len(load_placements(listed)) * len(asked["items"]) * len(asked["steps"])
-    if config is None or config.placements == "winners":
+    if options is None or options[1].placements == "winners":
         return 0  # the score tables decide which are winners, and on which items they are scored
-    return asked_rows(config, len(load_placements(listed) if listed.exists() else select(config)))
+    run, sweep = options
+    return asked_rows(options, len(load_placements(listed) if listed.exists() else select(sweep, run.model)))
 
 
-def asked_rows(config: Config, placements: int) -> int:
-    return placements * (config.items or config.data.items) * len(config.steps or steps_of(config))
+def asked_rows(options: Options, placements: int) -> int:
+    run, sweep = options
+    return placements * (sweep.items or run.data.items) * len(sweep.steps or steps_of(run))
 
 
-def steps_of(config: Config) -> list[int]:
+def steps_of(run: Run) -> list[int]:
     """The checkpoints of a run; a given supernet has one."""
-    return [0] if config.supernet else checkpoint_steps(stage_options(config))
+    return [0] if run.supernet else checkpoint_steps(run.training)

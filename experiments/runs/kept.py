@@ -2,55 +2,54 @@
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-from experiments.config import Config, data_dir, run_dir, teacher_dir
 from experiments.data.items import sha256
+from experiments.run import Run
 from experiments.runs.records import read_json
 from experiments.runs.steps import state_path, whole_checkpoints
 from supernet.checkpoint import new_folder
 from supernet.shards import file_digest
 
 
-def keep(config: Config, folder: Path) -> None:
-    """Links to the run's teacher and sequences in ``folder``/.cache, laid out as the cache is; they take no room on one disk."""
-    for path in origins(config):
-        if path.exists() and not (kept := folder / ".cache" / path.relative_to(config.cache)).exists():
+def keep(run: Run) -> None:
+    """Links to the run's teacher and sequences in its .cache, laid out as the cache is; they take no room on one disk."""
+    for path in origins(run):
+        if path.exists() and not (kept := run.folder / ".cache" / path.relative_to(run.cache)).exists():
             link(path, kept)
 
 
-def restore(config: Config) -> None:
+def restore(run: Run) -> None:
     """Put back what the cache lacks of them: the teacher from ``teacher_folder`` where that is given, all from the run itself.
 
     Raises ValueError where the folder that was given is not the run's teacher.
     """
-    if config.supernet:
+    if run.supernet:
         return
-    folders = [run_dir(config), run_dir(replace(config, stage="distill"))]
+    folders = [run.folder, run.distilled.folder]
     hashes = next((known for folder in folders if (known := recorded_hashes(folder))), {})
-    if config.teacher_folder:
-        given, known = Path(config.teacher_folder), hashes.get("teacher")
+    if run.teacher_folder:
+        given, known = Path(run.teacher_folder), hashes.get("teacher")
         if not (found := read_json(given / "source.json").get("sha256")):
-            raise ValueError(f"teacher_folder={given} holds no teacher of a run (no source.json): give a folder like {teacher_dir(config)}")
+            raise ValueError(f"teacher_folder={given} holds no teacher of a run (no source.json): give a folder like {run.teacher_dir}")
         if known and found != known:
             raise ValueError(f"teacher_folder={given} has sha256 {found[:12]}, the run's teacher {known[:12]}: give that one")
-        if not teacher_dir(config).exists():
-            link(given, teacher_dir(config))
-    for path in origins(config):
+        if not run.teacher_dir.exists():
+            link(given, run.teacher_dir)
+    for path in origins(run):
         for folder in folders:
-            kept = folder / ".cache" / path.relative_to(config.cache)
+            kept = folder / ".cache" / path.relative_to(run.cache)
             if kept.exists() and not path.exists() and hash_of(kept) == hashes.get(what(path)):  # damage in place is in every link
                 link(kept, path)
 
 
-def check_origins(config: Config) -> None:
+def check_origins(run: Run) -> None:
     """Raises ValueError where a run has checkpoints and the cache holds another teacher or other sequences than they were made with."""
-    folder = run_dir(config)
+    folder = run.folder
     if not (whole_checkpoints(folder) or state_path(folder).exists()):
         return
     hashes = recorded_hashes(folder)
-    for path in origins(config):
+    for path in origins(run):
         name = what(path)
         if name in hashes and path.exists() and (found := hash_of(path, read_again=False)) != hashes[name]:
             remedy = "give the right one's folder with teacher_folder=, " if name == "teacher" else "put the right file there, "
@@ -58,9 +57,9 @@ def check_origins(config: Config) -> None:
                              f"{remedy}or delete checkpoints/ and scores/ of the run to make it anew")  # fmt: skip
 
 
-def origins(config: Config) -> list[Path]:
+def origins(run: Run) -> list[Path]:
     """The files and folders of the cache that a run is made from."""
-    return [teacher_dir(config), *(data_dir(config) / f"{name}.parquet" for name in ("items", "train"))]
+    return [run.teacher_dir, *(run.sequences(name) for name in ("items", "train"))]
 
 
 def what(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.config import Config, digest
+from experiments.config import digest
 from experiments.runs.records import cpu_name, read_json, write_json
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
@@ -20,17 +20,17 @@ TEST_SECONDS = 1800
 """The first call of Triton's kernels compiles and tunes them: minutes, on a busy machine more."""
 
 
-def choose_kernels(config: Config, model: SupernetConfig, device: str, dtype: str) -> str:
+def choose_kernels(asked: str, model: SupernetConfig, device: str, dtype: str, cache: Path) -> str:
     """Choose the delta rule's kernels for this process, for a model in ``dtype`` (float32, bfloat16) on ``device`` (cpu, cuda).
 
-    Returns what the manifest says of them. ``kernels=auto`` takes the first way that passes its self-test: on a GPU fla, then fla-kda, on
+    Returns what the manifest says of them. ``asked=auto`` takes the first way that passes its self-test: on a GPU fla, then fla-kda, on
     a CPU numba, else torch. It says in one line why it passed over another. One that was asked for by name is refused with a ValueError
     where it fails.
     """
     dims = (model.gdn_key_dim, model.gdn_value_dim, model.kda_dim)
     warn_of_bfloat16(device, dtype)
-    asked = config.kernels if set(model.mixers) & set("KG") else "torch"
-    way = first_that_works(asked, device, dtype, dims, Path(config.cache) / "kernels")
+    asked = asked if set(model.mixers) & set("KG") else "torch"
+    way = first_that_works(asked, device, dtype, dims, cache / "kernels")
     kernels.use(way)
     return kernels.describe(way)
 

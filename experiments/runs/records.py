@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-
-from experiments.config import Config
 
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "numba", "triton", "fla-core")
 
@@ -180,10 +177,6 @@ def first_line(error: BaseException) -> str:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_config(folder: Path, config: Config) -> None:
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def update_manifest(folder: Path, **fields: object) -> None:

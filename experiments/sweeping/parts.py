@@ -1,7 +1,6 @@
 """The parts of a run's score tables: which are missing, and how they are scored. Killed anywhere, the same call finds the same rest."""
 
 import hashlib
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +15,19 @@ import pyarrow.parquet as pq
 import torch
 
 from analysis.table import WANTED, load_placements, write_part
-from experiments.config import Config, items_path, model_config, run_dir, stage_options
 from experiments.data.items import read_items
+from experiments.machine import matmul_rate, peak_memory, pick_device
+from experiments.run import Run, Sweep
 from experiments.runs.kernels import choose_kernels
 from experiments.runs.progress import progress
-from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_config, write_json
+from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_json, write_text
 from experiments.runs.steps import step_dirs, whole_checkpoints
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
 from supernet.acceptance import acceptance_chunk
-from supernet.decoder import Supernet
+from supernet.config import SupernetConfig
+from supernet.reader import LayerReader
 from supernet.scoring import Counts, Item, Trie, build_trie, plan_chunks, score_chunk
 from supernet.size import count_bytes
 from supernet.streaming import Traffic
@@ -60,70 +61,69 @@ class Request:
     items: list[Item]
     steps: list[int]
     parts: list[Part]
+    files: set[Path]  # of the tables, when they were read
 
 
-def score_missing(config: Config, wanted: pd.DataFrame) -> None:
+def score_missing(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> None:
     """Score what is missing, so that the run's tables hold every placement on every item at every checkpoint.
 
     Placements and items asked for in earlier sweeps of the run stay in: a larger request extends the tables, a smaller one changes nothing.
     With ``shards`` this process scores its share of the items, which depends on nothing but their order in the data.
     """
-    folder = tables_dir(config)
-    request = ask(config, wanted)
+    folder = sweep.tables(run.folder)
+    request = ask(run, sweep, wanted)
     record = {"steps": request.steps, "items": [item.name for item in request.items]}
     known = not (folder / WANTED).exists() or read_json(folder / WANTED) == record
-    if request.parts or not known or read_status(folder).get(part_name(config), {}).get("state") != "done":
-        with claim(folder, part_name(config), config.shards):
+    if request.parts or not known or read_status(folder).get(sweep.part, {}).get("state") != "done":
+        with claim(folder, sweep.part, sweep.shards):
             with turns(folder, "placements"):
-                write_placements(merge(folder / "placements.parquet", wanted), folder / "placements.parquet")
+                placements = merge(folder / "placements.parquet", wanted)
+                write_placements(placements, folder / "placements.parquet")
                 write_json(folder / WANTED, record)
-                if config.supernet:
-                    write_config(folder, config)
-                    update_manifest(folder, warnings=(warnings := unseen_window(config, request.items)))
+                if run.supernet:
+                    write_text(folder / "config.yaml", run.options(run.stage))
+                    update_manifest(folder, warnings=(warnings := unseen_window(run.model, request.items)))
                     print("".join(f"warning: {line}\n" for line in warnings), end="")
-            if parts := ask(config, wanted).parts:  # again: another process may have scored some of them meanwhile
-                score_parts(config, parts, folder / "scores")
+            if files_of(folder) != request.files or not placements.equals(request.placements):
+                request = ask(run, sweep, wanted)  # another process has written meanwhile
+            if request.parts:
+                score_parts(run, sweep, request.parts, folder / "scores")
     else:
-        share = f"shard {config.shard} of {config.shards} " if config.shards > 1 else ""
+        share = f"shard {sweep.shard} of {sweep.shards} " if sweep.shards > 1 else ""
         print(f"sweep: {share}complete, {len(request.placements)} placements x {len(request.items)} items x "
               f"{len(request.steps)} checkpoints in {folder}")  # fmt: skip
 
 
-def ask(config: Config, wanted: pd.DataFrame) -> Request:
-    """The request of these options, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
-    folder = tables_dir(config)
-    steps = checkpoints(config)
-    scored = [step for step, path in step_dirs(folder / "scores").items() if any(path.glob("*.parquet"))]
-    asked = config.steps or checkpoint_steps(stage_options(config))
-    unknown = sorted(set(asked) - set(steps) - set(scored))
+def ask(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> Request:
+    """The request of a sweep, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
+    folder = sweep.tables(run.folder)
+    there, files = checkpoints(run), files_of(folder)
+    scored = {int(path.parent.name.removeprefix("step-")) for path in files}
+    asked = sweep.steps or checkpoint_steps(run.training)
+    unknown = sorted(set(asked) - set(there) - scored)
     if unknown:
-        have = f"choose from {', '.join(map(str, steps))} or " if steps else ""
+        have = f"choose from {', '.join(map(str, there))} or " if there else ""
         raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}{REMEDY}")
     placements = merge(folder / "placements.parquet", wanted)
     have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in sorted({*asked, *scored})}
-    items = items_to_score(config, {item for pairs in have.values() for _, item in pairs})
-    share = [item for place, item in items if place % config.shards == config.shard]
-    parts = plan(config, have, list(placements["placement"]), share)
-    return Request(placements, [item for _, item in items], sorted(have), parts)
+    items = items_to_score(run, sweep.items, {item for pairs in have.values() for _, item in pairs})
+    share = [item for place, item in items if place % sweep.shards == sweep.shard]
+    parts = plan(run, sweep, there, have, list(placements["placement"]), share)
+    return Request(placements, [item for _, item in items], sorted(have), parts, files)
 
 
-def unseen_window(config: Config, items: list[Item]) -> list[str]:
+def files_of(folder: Path) -> set[Path]:
+    """The parts of the score tables in a folder: each is written once, whole, and not changed again."""
+    return {file for path in step_dirs(folder / "scores").values() for file in path.glob("*.parquet")}
+
+
+def unseen_window(model: SupernetConfig, items: list[Item]) -> list[str]:
     """What is wrong where no item leaves the window of a supernet that was made elsewhere; a run of ours is refused then."""
-    model, longest = model_config(config), max((len(item.tokens) for item in items), default=0)
+    longest = max((len(item.tokens) for item in items), default=0)
     if "S" not in model.mixers or longest > model.window:
         return []
     return [f"No item has more than {longest} tokens, and the window of S is {model.window}: S sees all that F sees, so this sweep says "
             "nothing of what the window costs. Give longer items."]  # fmt: skip
-
-
-def tables_dir(config: Config) -> Path:
-    """Where the tables of a kind of score are: log-likelihoods in the run's own folder, others in one below it with the same layout."""
-    return run_dir(config) if config.score == "loglik" else run_dir(config) / config.score
-
-
-def part_name(config: Config) -> str:
-    """What this process is called in the run's records."""
-    return "sweep" if config.shards == 1 else f"sweep-{config.shard}of{config.shards}"
 
 
 @contextmanager
@@ -146,71 +146,65 @@ def claim(folder: Path, part: str, shards: int) -> Iterator[None]:
         yield
 
 
-def score_parts(config: Config, parts: list[Part], table: Path) -> None:
+def score_parts(run: Run, sweep: Sweep, parts: list[Part], table: Path) -> None:
     """Score ``parts`` into their steps' folders under ``table``; a request to stop is heeded between them (streamed: between layers)."""
-    device, traffic = pick_device(config), Traffic()
-    delta_rule = choose_kernels(config, model_config(config), device, config.dtype)
-    weights_of = opener(config, device, traffic)
+    device, traffic = pick_device(sweep.device), Traffic()
+    delta_rule = choose_kernels(run.kernels, run.model, device, sweep.dtype, run.cache)
+    weights_of, rate_of = opener(run, sweep, device, traffic), partial(matmul_rate, device, getattr(torch, sweep.dtype))
     work, least, started, rate = Counts(0, 0, 0, 0.0), 0, time.perf_counter(), 0.0
     bar = progress(None, table.name, total=len(parts))
-    with own_threads(config, device) as pool:
+    with own_threads(sweep, device) as pool:
         for step in sorted({part.step for part in parts}):
             weights = weights_of(step)
             if not rate:
                 before = time.perf_counter()
-                rate = matmul_rate(weights.model)
+                rate = rate_of()
                 started += time.perf_counter() - before
             here = [part for part in parts if part.step == step]
-            for part, done in zip(here, pool.map(partial(score_part, config, table, weights), here), strict=True):
+            for part, done in zip(here, pool.map(partial(score_part, run, sweep.score, table, weights), here), strict=True):
                 work, least = work + done, least + part.trie.prefixes * len(part.items)
                 bar.update()
     bar.close()
-    name = {"scores": part_name(config), "proposed": "propose", "fresh": "winners"}[table.name]
-    more = {"delta_rule": delta_rule} | (streaming_work(config, parts, traffic) if config.stream else {})
+    name = {"scores": sweep.part, "proposed": "propose", "fresh": "winners"}[table.name]
+    more: dict[str, object] = {"delta_rule": delta_rule}
+    if sweep.stream:
+        more |= streaming_work(open_step(run, parts[-1].step), parts, traffic, sweep.memory_gib)
     seconds = time.perf_counter() - started
-    report_work(tables_dir(config), name, (rate + matmul_rate(weights.model)) / 2, work, least, seconds, more)
+    report_work(sweep.tables(run.folder), name, (rate + rate_of()) / 2, work, least, seconds, more)
 
 
 @contextmanager
-def own_threads(config: Config, device: str) -> Iterator[ThreadPoolExecutor]:
+def own_threads(sweep: Sweep, device: str) -> Iterator[ThreadPoolExecutor]:
     """Threads for parts. A streamed sweep has one, which takes all cores; parts that wait are forgotten when one fails or is stopped."""
-    inside = (config.workers or torch.get_num_threads()) if config.stream else 1
-    at_once = config.workers or min(workers(config, device), torch.get_num_threads())
-    pool = ThreadPoolExecutor(1 if config.stream or device == "cuda" else at_once, initializer=torch.set_num_threads, initargs=(inside,))
+    inside = (sweep.workers or torch.get_num_threads()) if sweep.stream else 1
+    at_once = sweep.workers or min(workers(sweep, device), torch.get_num_threads())
+    pool = ThreadPoolExecutor(1 if sweep.stream or device == "cuda" else at_once, initializer=torch.set_num_threads, initargs=(inside,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def score_part(config: Config, table: Path, weights: Weights, part: Part) -> Counts:
+def score_part(run: Run, score: str, table: Path, weights: Weights, part: Part) -> Counts:
     """Score one part and write its file."""
     raise_if_asked()
-    engine = score_chunk if config.score == "loglik" else acceptance_chunk
+    engine = score_chunk if score == "loglik" else acceptance_chunk
     sums, done = engine(weights.model, part.trie, part.items, weights.block_at)
-    write_part(rows(config, run_dir(config).name, weights.tokens, part, sums), table / f"step-{part.step:06d}" / part.name)
+    write_part(rows(run, score, weights.tokens, part, sums), table / f"step-{part.step:06d}" / part.name)
     return done
 
 
-def checkpoints(config: Config) -> list[int]:
+def checkpoints(run: Run) -> list[int]:
     """Steps of the complete checkpoints; a folder that is not a run's is step 0."""
-    if config.supernet:
-        return [0]
-    return list(whole_checkpoints(run_dir(config)))
+    return [0] if run.supernet else list(whole_checkpoints(run.folder))
 
 
-def workers(config: Config, device: str) -> int:
+def workers(sweep: Sweep, device: str) -> int:
     """Among how many the items are shared, each scoring its parts with one thread: small operations do not share well.
 
     Not the number of cores: which items lie in one part decides the last digits, and those are not to depend on the machine.
     """
-    return 1 if device == "cuda" or config.stream else config.workers or WORKERS
-
-
-def pick_device(config: Config) -> str:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda' and torch sees no GPU: set device=cpu, or install a CUDA build of torch")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    return 1 if device == "cuda" or sweep.stream else sweep.workers or WORKERS
 
 
 def merge(path: Path, wanted: pd.DataFrame) -> pd.DataFrame:
@@ -226,24 +220,26 @@ def write_placements(placements: pd.DataFrame, path: Path) -> None:
     temporary.replace(path)
 
 
-def items_to_score(config: Config, scored: set[str]) -> list[tuple[int, Item]]:
-    """The first ``items`` evaluation items and those that earlier sweeps scored, each with its place in the file."""
-    path = items_path(config)
-    everything = read_items(path)
-    asked = config.items or (len(everything) if config.items_file else config.data.items)
-    read_items(path, asked)  # says so when there are not as many
+def items_to_score(run: Run, count: int, scored: set[str]) -> list[tuple[int, Item]]:
+    """The first ``count`` evaluation items (0: all) and those that earlier sweeps scored, each with its place in the file."""
+    everything = read_items(run.items)
+    asked = count or (len(everything) if run.items_file else run.data.items)
+    if asked > len(everything):
+        read_items(run.items, asked)  # says so
     return [(i, item) for i, item in enumerate(everything) if i < asked or item.name in scored]
 
 
-def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list[str], items: list[Item]) -> list[Part]:
-    """The parts that are missing, given the (placement, item) pairs that each step has.
+def plan(
+    run: Run, sweep: Sweep, there: list[int], have: dict[int, set[tuple[str, str]]], placements: list[str], items: list[Item]
+) -> list[Part]:
+    """The parts that are missing, given the checkpoints that are there and the (placement, item) pairs that each step has.
 
     Items that lack the same placements are swept together, in chunks that fit the memory budget. Raises ValueError where the checkpoint
     of a missing part is gone.
     """
-    model, device, parts = model_config(config), pick_device(config), []
-    dtype, shares = getattr(torch, config.dtype), workers(config, device)
-    memory, weights = memory_of_part(config, list(have), device)
+    model, device, parts = run.model, pick_device(sweep.device), []
+    dtype, shares = getattr(torch, sweep.dtype), workers(sweep, device)
+    memory, weights = memory_of_part(run, sweep, [step for step in there if step in have], device)
     for step, pairs in have.items():
         missing = np.array([[(placement, item.name) not in pairs for item in items] for placement in placements])
         groups: dict[bytes, set[int]] = {}
@@ -258,21 +254,22 @@ def plan(config: Config, have: dict[int, set[tuple[str, str]]], placements: list
                     for chunk in plan_chunks(model, trie, [items[i] for i in share], memory, dtype, device, weights):
                         chosen = [items[share[i]] for i in chunk if share[i] in group]
                         parts += [Part(step, trie, chosen)] if chosen else []
-    if gone := sorted({part.step for part in parts} - set(checkpoints(config))):
-        raise ValueError(f"{run_dir(config)} lacks scores at step {', '.join(map(str, gone))} and has no checkpoint there: {REMEDY}")
+    if gone := sorted({part.step for part in parts} - set(there)):
+        raise ValueError(f"{run.folder} lacks scores at step {', '.join(map(str, gone))} and has no checkpoint there: {REMEDY}")
     return parts
 
 
-def memory_of_part(config: Config, steps: list[int], device: str) -> tuple[int, int]:
-    """(bytes for each of the parts that are scored at once, what of them weights take). ``memory_gib`` is for activations alone; what is
-    free (``memory_gib=0``), and the budget of a streamed sweep, is for the weights as well."""
-    memory = memory_bytes(config, device)
-    if config.stream:
-        there = [step for step in checkpoints(config) if step in steps]
-        return memory, weight_bytes(config, there[0], device) if there else 0
-    if not config.memory_gib:
-        memory -= count_bytes(model_config(config), getattr(torch, config.dtype))
-    return memory // workers(config, device), 0
+def memory_of_part(run: Run, sweep: Sweep, steps: list[int], device: str) -> tuple[int, int]:
+    """(bytes for each of the parts that are scored at once, what of them weights take), for checkpoints ``steps``.
+
+    ``memory_gib`` is for activations alone; what is free (``memory_gib=0``), and the budget of a streamed sweep, is for the weights too.
+    """
+    memory, dtype = memory_bytes(sweep.memory_gib, device), getattr(torch, sweep.dtype)
+    if sweep.stream:
+        return memory, weight_bytes(open_step(run, steps[0]), dtype, memory) if steps else 0
+    if not sweep.memory_gib:
+        memory -= count_bytes(run.model, dtype)
+    return memory // workers(sweep, device), 0
 
 
 def scored_pairs(folder: Path) -> set[tuple[str, str]]:
@@ -288,16 +285,16 @@ def scored_pairs(folder: Path) -> set[tuple[str, str]]:
     return pairs
 
 
-def rows(config: Config, run_name: str, tokens: int, part: Part, sums: np.ndarray) -> pd.DataFrame:
+def rows(run: Run, score: str, tokens: int, part: Part, sums: np.ndarray) -> pd.DataFrame:
     """Long score rows of one part: sums over target tokens [P, n] -> P * n rows. ``score`` is the mean acceptance of a token."""
     P, n = sums.shape
     num_tokens = np.tile([len(item.tokens) - item.prompt for item in part.items], P)
-    values = {"logp": sums.ravel(), "num_tokens": num_tokens} if config.score == "loglik" else {"score": sums.ravel() / num_tokens}
+    values = {"logp": sums.ravel(), "num_tokens": num_tokens} if score == "loglik" else {"score": sums.ravel() / num_tokens}
     return pd.DataFrame(
         {
-            "scale": config.scale,
-            "run": run_name,
-            "seed": config.seed,
+            "scale": run.scale,
+            "run": run.id,
+            "seed": run.seed,
             "step": part.step,
             "tokens": tokens,
             "placement": np.repeat(part.trie.placements, n),
@@ -308,9 +305,9 @@ def rows(config: Config, run_name: str, tokens: int, part: Part, sums: np.ndarra
     )
 
 
-def streaming_work(config: Config, parts: list[Part], traffic: Traffic) -> dict[str, float]:
+def streaming_work(reader: LayerReader, parts: list[Part], traffic: Traffic, memory_gib: float) -> dict[str, float]:
     """What a streamed sweep was about, what it read and what memory it held; tokens are those of the longest item that are read."""
-    tensors = open_step(config, parts[-1].step).tensors.values()
+    tensors = reader.tensors.values()
     lengths = {item.name: len(item.tokens) - 1 for part in parts for item in part.items}
     return {
         "parameters": sum(torch.Size(entry.shape).numel() for entry in tensors),
@@ -321,7 +318,7 @@ def streaming_work(config: Config, parts: list[Part], traffic: Traffic) -> dict[
         "gb_read": traffic.bytes / 1e9,
         "gb_per_second": traffic.bytes / 1e9 / traffic.seconds,
         "peak_rss_gib": peak_memory() / 2**30,
-        "memory_gib": config.memory_gib,
+        "memory_gib": memory_gib,
     }
 
 
@@ -340,25 +337,3 @@ def report_work(folder: Path, name: str, peak: float, work: Counts, least: int, 
                  "held")  # fmt: skip
     update_manifest(folder, **{name: fields | more})
     print(said)
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held in memory. Not ru_maxrss where it can be helped: on Linux a child starts with its parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def matmul_rate(model: Supernet, repeats: int = 10) -> float:
-    """FLOP/s of a square matmul in the model's dtype on its device, large enough to fill it."""
-    size = 8192 if model.embed.weight.is_cuda else 1024
-    x = model.embed.weight.new_ones(size, size)
-    x @ x
-    synchronise = torch.cuda.synchronize if x.is_cuda else lambda: None
-    synchronise()
-    started = time.perf_counter()
-    for _ in range(repeats):
-        x @ x
-    synchronise()
-    return repeats * 2 * size**3 / (time.perf_counter() - started)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.config import Config, model_config
+from experiments.run import Sweep
 from experiments.runs.streams import stream
 from supernet.config import SupernetConfig
 from supernet.placement import COST, Placement, exhaustive, sample_band, sample_counts, sample_local
@@ -16,9 +16,9 @@ EXHAUSTIVE_LIMIT = 100_000
 SAMPLERS = ("exhaustive", "mixed", "local", "counts", "band")
 
 
-def select(config: Config) -> pd.DataFrame:
-    """The placement table (placement, source, cost) that the options ask for. Raises ValueError naming what cannot be met."""
-    model, name = model_config(config), config.placements
+def select(sweep: Sweep, model: SupernetConfig) -> pd.DataFrame:
+    """The placement table (placement, source, cost) that a sweep asks for. Raises ValueError naming what cannot be met."""
+    name = sweep.placements
     if name == "exhaustive":
         if len(model.mixers) ** model.layers > EXHAUSTIVE_LIMIT:
             raise ValueError(f"placements=exhaustive would be {len(model.mixers)}^{model.layers} placements, over {EXHAUSTIVE_LIMIT}: "
@@ -26,14 +26,14 @@ def select(config: Config) -> pd.DataFrame:
         return table([(p, "exhaustive") for p in exhaustive(model.layers, model.mixers)])
     if name in SAMPLERS or name == "proposed":  # proposed: where it starts when nothing is scored yet
         most = len(model.mixers) ** model.layers // 2  # drawing more of them without repetition would take for ever: use exhaustive
-        if not 1 <= config.num_placements <= most:
-            raise ValueError(f"num_placements is {config.num_placements}: give 1 to {most} for placements={name}")
+        if not 1 <= sweep.num_placements <= most:
+            raise ValueError(f"num_placements is {sweep.num_placements}: give 1 to {most} for placements={name}")
         chosen: dict[Placement, str] = {}
         for placement, source in endless(
-            "mixed" if name == "proposed" else name, model, config.bands, stream(config.placement_seed, "placements")
+            "mixed" if name == "proposed" else name, model, sweep.bands, stream(sweep.placement_seed, "placements")
         ):
             chosen.setdefault(placement, source)
-            if len(chosen) == config.num_placements:
+            if len(chosen) == sweep.num_placements:
                 return table(list(chosen.items()))
     listed = Path(name).read_text() if Path(name).is_file() else name
     letters = re.split(r"[\s,+]+", listed.strip())

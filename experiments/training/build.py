@@ -3,26 +3,21 @@
 import torch
 from torch import nn
 
-from experiments.config import Config, data_dir, model_config, teacher_dir
 from experiments.data.items import read_items
+from experiments.run import Run
 from experiments.runs.progress import progress
 from experiments.runs.streams import torch_seed
+from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.initialise import calibrate, initialise
 from supernet.mixers import MIXERS
-from supernet.teacher import load_teacher
+from supernet.scoring import Item
 
 
-def load_frozen(config: Config, dtype: torch.dtype) -> Supernet:
-    """The frozen teacher, an all-FA supernet. Raises ValueError when it has not been made."""
-    return load_teacher(teacher_dir(config), dtype)
-
-
-def empty_supernet(config: Config, teacher: Supernet) -> Supernet:
-    """A supernet whose norms, MLPs, embedding and head *are* the teacher's modules; its mixers are random, trainable per the config."""
-    model = model_config(config)
+def empty_supernet(model: SupernetConfig, teacher: Supernet, seed: int, trained: str) -> Supernet:
+    """A supernet whose norms, MLPs, embedding and head *are* the teacher's modules; its mixers are random, some ``trained``."""
     with torch.random.fork_rng(devices=[]):  # module constructors know no generator
-        torch.manual_seed(torch_seed(config.seed, "mixers"))
+        torch.manual_seed(torch_seed(seed, "mixers"))
         with torch.device("meta"):
             student = Supernet(model)
         for block in student.blocks:
@@ -31,27 +26,29 @@ def empty_supernet(config: Config, teacher: Supernet) -> Supernet:
     for block, frozen in zip(student.blocks, teacher.blocks, strict=True):
         block.mixer_norm, block.mlp_norm, block.mlp = frozen.mixer_norm, frozen.mlp_norm, frozen.mlp
     for name, p in student.named_parameters():
-        p.requires_grad_(".mixers." in name and name.split(".mixers.")[1][0] in config.distill.train_mixers)
+        p.requires_grad_(".mixers." in name and name.split(".mixers.")[1][0] in trained)
     return student
 
 
-def initialised_supernet(config: Config, teacher: Supernet) -> Supernet:
+def initialised_supernet(run: Run, teacher: Supernet) -> Supernet:
     """The supernet of step 0."""
-    student = empty_supernet(config, teacher)
+    student = empty_supernet(run.model, teacher, run.seed, run.distill.train_mixers)
     initialise(student, teacher)
-    if config.distill.calibrate:
-        calibrate(student, teacher, calibration_tokens(config), progress=lambda layers: progress(layers, "calibrate"))
+    if count := run.distill.calibrate:
+        tokens = calibration_tokens(read_items(run.sequences("train"), min(4 * count, run.data.train)), count)
+        calibrate(student, teacher, tokens, progress=lambda layers: progress(layers, "calibrate"))
     return student
 
 
-def supernet_to_load(config: Config, teacher: Supernet) -> Supernet:
+def supernet_to_load(run: Run, teacher: Supernet) -> Supernet:
     """A supernet for a checkpoint's tensors: initialised only where training leaves a mixer as it started."""
-    trains_all = set(config.distill.train_mixers) == set(model_config(config).mixers)
-    return (empty_supernet if trains_all else initialised_supernet)(config, teacher)
+    trained = run.distill.train_mixers
+    if set(trained) == set(run.model.mixers):
+        return empty_supernet(run.model, teacher, run.seed, trained)
+    return initialised_supernet(run, teacher)
 
 
-def calibration_tokens(config: Config) -> torch.Tensor:
-    """The longest of the first training sequences, cut to one length so that none is padded: [distill.calibrate, T]."""
-    items = read_items(data_dir(config) / "train.parquet", min(4 * config.distill.calibrate, config.data.train))
-    tokens = sorted((item.tokens for item in items), key=len, reverse=True)[: config.distill.calibrate]
+def calibration_tokens(items: list[Item], count: int) -> torch.Tensor:
+    """The ``count`` longest sequences, cut to one length so that none is padded: [count, T]."""
+    tokens = sorted((item.tokens for item in items), key=len, reverse=True)[:count]
     return torch.stack([t[: len(tokens[-1])] for t in tokens])

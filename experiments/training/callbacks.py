@@ -118,9 +118,11 @@ class Validation(L.Callback):
 class Bar(L.Callback):
     """One progress bar over all optimizer steps, whatever the epochs."""
 
+    def __init__(self, name: str):
+        self.name = name
+
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        label = module.config.stage if trainer.is_global_zero else None
-        self.bar = progress(None, label, total=trainer.max_steps, initial=module.global_step)
+        self.bar = progress(None, self.name if trainer.is_global_zero else None, total=trainer.max_steps, initial=module.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)

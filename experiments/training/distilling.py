@@ -3,30 +3,31 @@
 import torch
 from torch import Tensor
 
-from experiments.config import Config, data_dir, run_dir
 from experiments.data.items import read_items
+from experiments.run import Run
 from experiments.runs.kept import restore
 from experiments.runs.steps import state_path
-from experiments.training.build import initialised_supernet, load_frozen, supernet_to_load
+from experiments.training.build import initialised_supernet, supernet_to_load
 from experiments.training.loop import Batch, Training, fit, frozen_dtype, recorded
 from experiments.training.parallel import share_of_mean
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, activation_power, kl_losses
 from supernet.placement import Placement
+from supernet.teacher import load_teacher
 
 
 class Distillation(Training):
     """Match the teacher's mixer outputs and its next-token distribution in both directions."""
 
-    def __init__(self, config: Config, student: Supernet, teacher: Supernet):
-        super().__init__(config, student)
+    def __init__(self, run: Run, student: Supernet, teacher: Supernet):
+        super().__init__(run, run.training, student)
         self.teacher = teacher
 
     def losses(self, batch: Batch, placement: Placement) -> dict[str, Tensor]:
         options, (tokens, mask, _) = self.options, batch
         with torch.no_grad():
             teacher_hidden, teacher_mixed = self.teacher.features(tokens, "F" * self.student.config.layers)
-        hidden, mixed = self.student.features(tokens, placement, self.config.trainer.recompute)
+        hidden, mixed = self.student.features(tokens, placement, self.run.trainer.recompute)
         forward_kl, reverse_kl = kl_losses(hidden, teacher_hidden, self.student.head, self.teacher.head, mask)
         errors = torch.stack([activation_error(s, t, mask, options.activation) for s, t in zip(mixed, teacher_mixed, strict=True)])
         if self.ranks() > 1:  # a process sees its own tokens: weight its means by how much they count among all
@@ -38,13 +39,12 @@ class Distillation(Training):
         return {"loss": loss, "activation": activation, "forward_kl": forward_kl, "reverse_kl": reverse_kl}
 
 
-def train(config: Config) -> None:
+def train(run: Run) -> None:
     """From the state to resume from, or from the teacher, to the last checkpoint."""
-    restore(config)
-    teacher = load_frozen(config, torch.float32)
-    items = read_items(data_dir(config) / "train.parquet", config.data.train)
-    folder = run_dir(config)
-    with recorded(config):
-        student = (supernet_to_load if state_path(folder).exists() else initialised_supernet)(config, teacher)
-        teacher.cast(frozen_dtype(config))  # the student's frozen modules are the same tensors
-        fit(Distillation(config, student, teacher), items, folder)
+    restore(run)
+    teacher = load_teacher(run.teacher_dir, torch.float32)
+    items = read_items(run.sequences("train"), run.data.train)
+    with recorded(run):
+        student = (supernet_to_load if state_path(run.folder).exists() else initialised_supernet)(run, teacher)
+        teacher.cast(frozen_dtype(run.distill.precision))  # the student's frozen modules are the same tensors
+        fit(Distillation(run, student, teacher), items)

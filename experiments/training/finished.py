@@ -1,30 +1,28 @@
 """Whether a training has anything left to do, told without what training needs: Lightning takes seconds to import."""
 
-from dataclasses import replace
-
-from experiments.config import Config, run_dir, stage_options
+from experiments.config import TrainerConfig
+from experiments.run import Run
 from experiments.runs.steps import checkpoint_dir
 from experiments.training.strategy import checkpoint_steps
 
 
-def complete(config: Config) -> bool:
-    """Whether every checkpoint of the run's training is there, or none is wanted; says so if it is."""
-    if config.supernet:
-        print(f"{config.stage}: nothing to train, supernet={config.supernet} is given")
+def complete(run: Run) -> bool:
+    """Whether every checkpoint of the training, and of its cooled copy, is there, or none is wanted; says so if it is."""
+    if run.supernet:
+        print(f"{run.stage}: nothing to train, supernet={run.supernet} is given")
         return True
-    folder, steps = run_dir(config), checkpoint_steps(stage_options(config))
-    there = all((checkpoint_dir(folder, step) / "meta.json").exists() for step in steps)
-    if config.stage == "distill" and config.distill.cooldown:
-        there = there and complete(replace(config, stage="cooled"))
-    if there and first(config):
-        print(f"{config.stage}: all {len(steps)} checkpoints are in {folder}")
+    steps = checkpoint_steps(run.training)
+    there = all((checkpoint_dir(run.folder, step) / "meta.json").exists() for step in steps)
+    there = there and (run.cooled is None or complete(run.cooled))
+    if there and first(run.trainer):
+        print(f"{run.stage}: all {len(steps)} checkpoints are in {run.folder}")
     return there
 
 
-def first(config: Config) -> bool:
+def first(trainer: TrainerConfig) -> bool:
     """Whether this process is the one that speaks; see ``parallel.is_first``."""
-    if config.trainer.devices * config.trainer.nodes == 1:
+    if trainer.devices * trainer.nodes == 1:
         return True
     from experiments.training.parallel import is_first
 
-    return is_first(config)
+    return is_first(trainer)

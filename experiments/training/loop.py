@@ -5,8 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,12 +15,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from experiments.config import Config, data_dir, items_path, model_config, run_dir, stage_options, teacher_dir
+from experiments.config import DistillConfig, SftConfig
 from experiments.data.items import batch_of_step, collate, read_items, sha256
 from experiments.data.tokens import copy_tokenizer
+from experiments.run import Run
 from experiments.runs.kept import check_origins, keep
 from experiments.runs.kernels import choose_kernels, compile_shared
-from experiments.runs.records import read_json, status, update_manifest, write_config, write_text
+from experiments.runs.records import read_json, status, update_manifest, write_text
 from experiments.runs.steps import state_path
 from experiments.training.callbacks import Bar, Metrics, StudyCheckpoints, Validation
 from experiments.training.finite import NotFinite, finite
@@ -46,10 +46,10 @@ class Training(L.LightningModule):
     A mixer that was not drawn has gradient None, so AdamW leaves it and its moments alone.
     """
 
-    def __init__(self, config: Config, student: Supernet):
+    def __init__(self, run: Run, options: DistillConfig | SftConfig, student: Supernet):
         super().__init__()
         self.strict_loading = False  # the state to resume from holds the trained tensors only
-        self.config, self.options, self.student = config, stage_options(config), student
+        self.run, self.options, self.student = run, options, student
         self.tokens_seen = 0
         self.told: dict[str, float] = {}  # of the last step: gradient norm and learning rates
 
@@ -58,7 +58,7 @@ class Training(L.LightningModule):
         raise NotImplementedError
 
     def placement_of(self, step: int) -> Placement:
-        return draw(self.options, self.student.config, self.config.seed, step, self.config.distill.train_mixers)
+        return draw(self.options, self.student.config, self.run.seed, step, self.run.distill.train_mixers)
 
     def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         terms = self.losses(batch, self.placement_of(self.global_step))
@@ -75,7 +75,7 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a group, and a factor of the rate, for each mixer letter that is trained."""
-        o, of = self.options, self.config.distill.lr_of
+        o, of = self.options, self.run.distill.lr_of
         named = [(name.split(".mixers.")[1][0], p) for name, p in self.student.named_parameters() if p.requires_grad]
         groups = [
             {"name": letter, "lr": o.lr * of.get(letter, 1.0), "params": [p for its, p in named if its == letter]}
@@ -115,95 +115,86 @@ class StepBatches(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         module, trainer = self.module, self.module.trainer
         for step in range(module.global_step, total_steps(module.options)):
-            chosen = batch_of_step(len(self.items), module.options.batch, module.config.seed, step)
+            chosen = batch_of_step(len(self.items), module.options.batch, module.run.seed, step)
             yield collate([self.items[i] for i in chosen[trainer.global_rank :: trainer.world_size]])
 
 
-def visits(config: Config) -> pd.DataFrame:
-    """How many training steps drew each mixer at each layer: columns layer and the mixer letters."""
-    model, options = model_config(config), stage_options(config)
-    drawn = [draw(options, model, config.seed, step, config.distill.train_mixers) for step in range(options.steps)]
+def visits(module: Training) -> pd.DataFrame:
+    """How many training steps draw each mixer at each layer: columns layer and the mixer letters."""
+    model, drawn = module.student.config, [module.placement_of(step) for step in range(module.options.steps)]
     rows = [{"layer": layer} | {m: sum(p[layer] == m for p in drawn) for m in model.mixers} for layer in range(model.layers)]
     return pd.DataFrame(rows)
 
 
-def frozen_dtype(config: Config) -> torch.dtype:
+def frozen_dtype(precision: str) -> torch.dtype:
     """Of the tensors that are not trained."""
-    return torch.bfloat16 if config.distill.precision == "bf16-mixed" else torch.float32
+    return torch.bfloat16 if precision == "bf16-mixed" else torch.float32
 
 
-def dtype_name(config: Config) -> str:
-    return str(frozen_dtype(config)).removeprefix("torch.")
-
-
-def device(config: Config) -> str:
+def device(accelerator: str) -> str:
     """Where the training runs: cuda or cpu."""
-    return "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
+    return "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
 
 
 @contextmanager
-def recorded(config: Config, **fields: object) -> Iterator[None]:
-    """status.json, config.yaml and manifest.json (with ``fields``) of a training: written by its first process."""
-    folder, model = run_dir(config), model_config(config)
-    torch.set_num_threads(config.threads)  # recorded in the manifest with the rest of the hardware
-    if not is_first(config):
-        choose_kernels(config, model, device(config), dtype_name(config))
+def recorded(run: Run, **fields: object) -> Iterator[None]:
+    """status.json, config.yaml and manifest.json (with ``fields``) of a training, and of its cooled copy: written by its first process."""
+    dtype = str(frozen_dtype(run.distill.precision)).removeprefix("torch.")
+    choose = partial(choose_kernels, run.kernels, run.model, device(run.trainer.accelerator), dtype, run.cache)
+    torch.set_num_threads(run.threads)  # recorded in the manifest with the rest of the hardware
+    if not is_first(run.trainer):
+        choose()
         yield
         return
-    with status(folder, config.stage):
-        check_origins(config)
-        write_config(folder, config)
-        copy_tokenizer(teacher_dir(config) / "tokenizer", folder / "tokenizer")
+    with status(run.folder, run.stage):
+        check_origins(run)
+        write_text(run.folder / "config.yaml", run.options(run.stage))
+        copy_tokenizer(run.teacher_dir / "tokenizer", run.folder / "tokenizer")
         known = dict(
-            data={name: sha256(data_dir(config) / f"{name}.parquet") for name in ("train", "items")},
-            parameters=count_parameters(model),
-            trained_parameters=count_trainable(model, config.distill.train_mixers),
-            delta_rule=choose_kernels(config, model, device(config), dtype_name(config)),
+            data={name: sha256(run.sequences(name)) for name in ("train", "items")},
+            parameters=count_parameters(run.model),
+            trained_parameters=count_trainable(run.model, run.distill.train_mixers),
+            delta_rule=choose(),
             **fields,
         )
-        update_manifest(folder, **identity(config, folder), **known)
-        keep(config, folder)
-        if cooled := cooled_config(config):
-            write_config(run_dir(cooled), cooled)
-            update_manifest(run_dir(cooled), **identity(cooled, run_dir(cooled)), **known)
-            keep(cooled, run_dir(cooled))
+        update_manifest(run.folder, **identity(run), **known)
+        keep(run)
+        if cooled := run.cooled:
+            write_text(cooled.folder / "config.yaml", cooled.options(cooled.stage))
+            update_manifest(cooled.folder, **identity(cooled), **known)
+            keep(cooled)
         yield
 
 
-def cooled_config(config: Config) -> Config | None:
-    """The options of a distillation's cooled copy, a run of its own with one checkpoint, or None where none is wanted."""
-    return replace(config, stage="cooled") if config.stage == "distill" and config.distill.cooldown else None
-
-
-def identity(config: Config, folder: Path) -> dict[str, Any]:
+def identity(run: Run) -> dict[str, Any]:
     """What names a checkpoint: run, seed and teacher, with where that lay."""
-    source = read_json(teacher_dir(config) / "source.json") | {"folder": str(teacher_dir(config))}
-    return {"scale": config.scale, "run": folder.name, "seed": config.seed, "teacher": source}
+    source = read_json(run.teacher_dir / "source.json") | {"folder": str(run.teacher_dir)}
+    return {"scale": run.scale, "run": run.id, "seed": run.seed, "teacher": source}
 
 
-def fit(module: Training, items: list[Item], folder: Path) -> None:
-    """Train from the state to resume from, if there is one, to the last step, into a run's folder.
+def fit(module: Training, items: list[Item]) -> None:
+    """Train from the state to resume from, if there is one, to the last step, into the run's folder.
 
     Asked to stop, it saves that state and raises Stopped.
     """
-    config, options = module.config, module.options
+    run, options, folder = module.run, module.options, module.run.folder
     steps, state = checkpoint_steps(options), state_path(folder)
-    if is_first(config):
-        write_text(folder / "tables" / "visits.csv", visits(config).to_csv(index=False))
+    if is_first(run.trainer):
+        write_text(folder / "tables" / "visits.csv", visits(module).to_csv(index=False))
     quiet_lightning()
     if state.exists() and not zipfile.is_zipfile(state):
         raise ValueError(f"{state} is truncated: delete it and run the same command again, which trains from the start")
-    resume = ResumeState(state, config.trainer.save_seconds)
-    logger = make_logger(config.trainer.logger, folder)
-    kept = [StudyCheckpoints(folder, steps, identity(config, folder))]
-    if cooled := cooled_config(config):
-        kept += [StudyCheckpoints(run_dir(cooled), [total_steps(options)], identity(cooled, run_dir(cooled)))]
-    held_out = read_items(items_path(config), min(options.batch, config.data.items))
+    resume = ResumeState(state, run.trainer.save_seconds)
+    logger = make_logger(run.trainer.logger, folder)
+    kept = [StudyCheckpoints(folder, steps, identity(run))]
+    if cooled := run.cooled:
+        kept += [StudyCheckpoints(cooled.folder, [total_steps(options)], identity(cooled))]
+    held_out = read_items(run.items, min(options.batch, run.data.items))
     trainer = L.Trainer(
-        **trainer_options(config),
-        precision=config.distill.precision,
+        **trainer_options(run.trainer),
+        precision=run.distill.precision,
         max_steps=total_steps(options),
-        callbacks=[Metrics(folder), *kept, Validation(folder, steps, collate(held_out)), resume, Bar()],
+        callbacks=[Metrics(folder), *kept, Validation(folder, steps, collate(held_out)), resume, Bar(run.stage)],
         logger=logger or False,
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -211,16 +202,16 @@ def fit(module: Training, items: list[Item], folder: Path) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    if config.trainer.compile:
+    if run.trainer.compile:
         compile_shared(module.student)
     # Pinned batches are copied to a GPU while it computes.
-    loader = DataLoader(StepBatches(module, items), batch_size=None, pin_memory=device(config) == "cuda")
+    loader = DataLoader(StepBatches(module, items), batch_size=None, pin_memory=device(run.trainer.accelerator) == "cuda")
     trainer.fit(module, loader, ckpt_path=str(state) if state.exists() else None, weights_only=False)
     if trainer.is_global_zero:
         if module.global_step < total_steps(options):
             resume.raise_if_stopped()
         state.unlink(missing_ok=True)
-        print(f"{config.stage}: {len(steps)} checkpoints in {folder}")
+        print(f"{run.stage}: {len(steps)} checkpoints in {folder}")
 
 
 def quiet_lightning() -> None:

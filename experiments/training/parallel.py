@@ -12,57 +12,57 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from experiments.config import Config
+from experiments.config import TrainerConfig
 from experiments.training.sharded import Sharded
 
 
-def device_count(config: Config) -> int:
+def device_count(trainer: TrainerConfig) -> int:
     """Devices, and processes, of one training."""
-    return config.trainer.devices * config.trainer.nodes
+    return trainer.devices * trainer.nodes
 
 
-def environment(config: Config) -> ClusterEnvironment:
+def environment(trainer: TrainerConfig) -> ClusterEnvironment:
     """torchrun's or srun's ranks where one of them started several processes; else Lightning starts the other ones of this machine.
 
     Raises ValueError where as many processes as there are devices were not, or cannot be, started.
     """
-    devices = device_count(config)
+    devices = device_count(trainer)
     if devices == 1:
         return LightningEnvironment()
     if TorchElasticEnvironment.detect():
         found: ClusterEnvironment = TorchElasticEnvironment()
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         found = SLURMEnvironment(auto_requeue=False)
-    elif config.trainer.nodes > 1:
-        raise ValueError(f"trainer.nodes={config.trainer.nodes}: start {devices} processes of this command with srun or torchrun")
+    elif trainer.nodes > 1:
+        raise ValueError(f"trainer.nodes={trainer.nodes}: start {devices} processes of this command with srun or torchrun")
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ValueError(f"trainer.devices={devices} in a grid needs a process per cell: add hydra/launcher=local or hydra/launcher=slurm")
     else:
         return LightningEnvironment()
     if found.world_size() != devices:
-        raise ValueError(f"{found.world_size()} processes were started for trainer.devices={config.trainer.devices} x "
-                         f"trainer.nodes={config.trainer.nodes}: start {devices}, or change these options")  # fmt: skip
+        raise ValueError(f"{found.world_size()} processes were started for trainer.devices={trainer.devices} x "
+                         f"trainer.nodes={trainer.nodes}: start {devices}, or change these options")  # fmt: skip
     return found
 
 
-def is_first(config: Config) -> bool:
+def is_first(trainer: TrainerConfig) -> bool:
     """Whether this process is the one that writes the run's files; known before the processes have found each other."""
-    if device_count(config) == 1:
+    if device_count(trainer) == 1:
         return True
-    its = environment(config)
+    its = environment(trainer)
     return its.local_rank() == its.node_rank() == 0
 
 
-def trainer_options(config: Config) -> dict[str, Any]:
+def trainer_options(options: TrainerConfig) -> dict[str, Any]:
     """The Trainer's arguments that say where and how to train."""
-    options, its = config.trainer, environment(config)
+    its = environment(options)
     on_gpus = options.accelerator in ("gpu", "cuda") or options.accelerator == "auto" and torch.cuda.is_available()
     if on_gpus and options.devices > torch.cuda.device_count():
         raise ValueError(f"trainer.devices={options.devices} and torch sees {torch.cuda.device_count()} GPUs: lower it")
     strategy: Any = "auto"
-    if device_count(config) > 1:
+    if device_count(options) > 1:
         # every step leaves the mixers that it did not draw unused
-        strategy = Sharded(device_count(config)) if options.strategy == "fsdp" else DDPStrategy(find_unused_parameters=True)
+        strategy = Sharded(device_count(options)) if options.strategy == "fsdp" else DDPStrategy(find_unused_parameters=True)
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,

@@ -86,10 +86,10 @@ def test_finished_checkpoints_are_swept_on_one_core_while_training_goes_on(ends,
         return process
 
     monkeypatch.setattr(command, "begin", begin)
-    monkeypatch.setattr(command, "ready", lambda config: list(there))
-    monkeypatch.setattr(command, "can_overlap", lambda config: True)
+    monkeypatch.setattr(command, "ready", lambda *_: list(there))
+    monkeypatch.setattr(command, "can_overlap", lambda *_: True)
     monkeypatch.setattr(command, "POLL", 0)
-    command.train(["scale=tiny"], None, None)
+    command.train(["scale=tiny"], None, None, None)
     sweeps = [(overrides[-1], more) for name, overrides, more, _ in begun if name == "sweep"]
     one_core = {"OMP_NUM_THREADS": "1"}
     if ends == "in time":

@@ -4,8 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from language import SYMBOLS, write_folder
 
-from experiments.config import DistillConfig, check, model_config, not_default, run_id
+from experiments.config import DistillConfig, check, not_default
 from experiments.overview.state import read_config
+from experiments.run import Run
 from supernet.size import count_parameters
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -23,27 +24,27 @@ def test_every_shipped_scale_composes_and_its_model_counts(scale):
     assert scale.startswith(shipped.scale)
     teacher = {"135m": 134_515_008, "0.5b": 494_032_768, "15b": 14_428_902_400}
     if shipped.scale in teacher:
-        assert count_parameters(model_config(shipped), "F") == teacher[shipped.scale]
+        assert count_parameters(Run.of(shipped).model, "F") == teacher[shipped.scale]
 
 
 def test_run_id_depends_on_what_determines_the_checkpoints_alone():
-    base = run_id(config())
+    base = Run.of(config()).id
     for same in ("placements=local", "memory_gib=1", "results=/x", "items=5", "trainer.save_seconds=1"):
-        assert run_id(config(same, "num_placements=5")) == base
+        assert Run.of(config(same, "num_placements=5")).id == base
     for other in ("seed=1", "distill.lr=1e-3", "data.items=65", "teacher.steps=10", "model.window=8"):
-        assert run_id(config(other)) != base
+        assert Run.of(config(other)).id != base
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent for p in RESULTS.glob("*/*/config.yaml")), ids=lambda p: p.name)
 def test_shipped_runs_keep_their_names(folder):
-    assert run_id(read_config(folder)) == folder.name
+    assert Run.of(read_config(folder)).id == folder.name
 
 
 def test_options_at_their_defaults_are_not_part_of_an_id():
     """Or every option that is ever added would rename every run there is."""
     assert not_default(DistillConfig()) == {}
     assert not_default(DistillConfig(lr=1.0, presets=["FF"])) == {"lr": 1.0, "presets": ["FF"]}
-    shapes = not_default(model_config(config()))
+    shapes = not_default(Run.of(config()).model)
     assert shapes["layers"] == 5 and "gdn_key_heads" not in shapes and "tied" not in shapes
 
 
@@ -62,7 +63,7 @@ def test_shapes_come_from_the_teachers_folder(folder, scale):
             config(*with_folder)
         assert folder in str(caught.value) and "\n" not in str(caught.value)
         return
-    model = model_config(config(*with_folder, "model.window=10"))
+    model = Run.of(config(*with_folder, "model.window=10")).model
     assert (model.layers, model.hidden, model.kv_heads, model.vocab, model.tied, model.qkv_bias) == (2, 32, 2, len(SYMBOLS), False, False)
     assert model.window == 10 and model.mixers == "FSKG"
     with pytest.raises(ValueError, match=r"model.hidden=64 \(teacher: 32\)"):
@@ -71,11 +72,11 @@ def test_shapes_come_from_the_teachers_folder(folder, scale):
 
 def test_a_window_that_nobody_gives_is_a_quarter_of_the_sequences(folder):
     own = ["scale=0.5b", f"teacher.path={folder}", "model.window=null", "data.length=80", "data.prompt=40"]
-    assert model_config(config(*own)).window == 20
+    assert Run.of(config(*own)).model.window == 20
 
 
 def test_every_model_key_can_be_given_as_it_is():
-    assert model_config(config("model.qk_norm=true", "model.kda_gate=sigmoid", "model.rope_theta=1e6")).rope_theta == 1e6
+    assert Run.of(config("model.qk_norm=true", "model.kda_gate=sigmoid", "model.rope_theta=1e6")).model.rope_theta == 1e6
 
 
 @pytest.mark.parametrize(
@@ -106,4 +107,4 @@ def test_costs_are_checked_before_anything_runs(given, said):
 
 
 def test_costs_rename_no_run():
-    assert run_id(config("scale=tiny", "cost=roofline:h100@4096")) == run_id(config("scale=tiny"))
+    assert Run.of(config("scale=tiny", "cost=roofline:h100@4096")).id == Run.of(config("scale=tiny")).id

@@ -9,18 +9,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
+from experiments.config import check
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import sequences, training_items
 from experiments.distill import distill
+from experiments.run import Run
 from experiments.runs.entry import CONF
-from experiments.training.build import empty_supernet, initialised_supernet, load_frozen
+from experiments.training.build import empty_supernet, initialised_supernet
 from experiments.training.distilling import Distillation
 from experiments.training.loop import visits
 from experiments.training.strategy import draw
 from supernet.checkpoint import load_trained, save_trained
 from supernet.decoder import Supernet
-from supernet.teacher import save_teacher
+from supernet.teacher import load_teacher, save_teacher
 
 
 @pytest.fixture
@@ -29,15 +30,19 @@ def config(small):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(compose("config", small))
     torch.manual_seed(0)
-    save_teacher(Supernet(model_config(config).replace(mixers="F")), teacher_dir(config), "random")
-    write_items(training_items(config.data, np.random.default_rng(0)), data_dir(config) / "train.parquet")
+    save_teacher(Supernet(Run.of(config).model.replace(mixers="F")), Run.of(config).teacher_dir, "random")
+    write_items(training_items(config.data, np.random.default_rng(0)), Run.of(config).data_dir / "train.parquet")
     return config
 
 
 @pytest.fixture
 def module(config):
-    teacher = load_frozen(config, torch.float32)
-    return Distillation(config, initialised_supernet(config, teacher), teacher)
+    run, teacher = Run.of(config), load_teacher(Run.of(config).teacher_dir)
+    return Distillation(run, initialised_supernet(run, teacher), teacher)
+
+
+def empty(run, **shapes):
+    return empty_supernet(run.model.replace(**shapes), load_teacher(run.teacher_dir), run.seed, run.distill.train_mixers)
 
 
 def test_all_fa_equals_the_teacher_exactly_at_step_0(module):
@@ -57,7 +62,7 @@ def test_frozen_tensors_are_held_once_and_only_mixers_train(module):
 
 
 def test_a_step_gives_gradients_to_the_drawn_mixers_and_none_to_the_others(module, config):
-    batch = collate(read_items(data_dir(config) / "train.parquet", 4))
+    batch = collate(read_items(Run.of(config).data_dir / "train.parquet", 4))
     before = {name: p.clone() for name, p in module.named_parameters()}
     optimizer = module.configure_optimizers()["optimizer"]
     module.training_step(batch, 0)["loss"].backward()
@@ -74,7 +79,7 @@ def test_a_step_gives_gradients_to_the_drawn_mixers_and_none_to_the_others(modul
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(module, config):
-    batch = collate(read_items(data_dir(config) / "train.parquet", 4))
+    batch = collate(read_items(Run.of(config).data_dir / "train.parquet", 4))
     options = config.distill
     options.activation_weight, options.forward_kl_weight, options.reverse_kl_weight = 0.5, 2.0, 3.0
     out = module.training_step(batch, 0)
@@ -82,15 +87,15 @@ def test_loss_is_the_weighted_sum_of_its_terms(module, config):
     assert out["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_visits_count_every_draw(config):
-    table = visits(config)
+def test_visits_count_every_draw(module, config):
+    table = visits(module)
     assert list(table.columns) == ["layer", "F", "S", "K", "G"]
     assert (table[["F", "S", "K", "G"]].sum(axis=1) == config.distill.steps).all()
 
 
 def test_checkpoint_holds_the_trained_tensors_only_and_comes_back_exactly(module, config, tmp_path):
     save_trained(module.student, tmp_path / "step-000000", {"step": 0, "tokens": 0})
-    other = empty_supernet(config, load_frozen(config, torch.float32))
+    other = empty(Run.of(config))
     meta = load_trained(other, tmp_path / "step-000000")
     assert meta["step"] == 0 and meta["tensors"] == sum(".mixers." in name for name, _ in other.named_parameters())
     for (name, a), b in zip(module.student.named_parameters(), other.parameters(), strict=True):
@@ -99,10 +104,8 @@ def test_checkpoint_holds_the_trained_tensors_only_and_comes_back_exactly(module
 
 def test_checkpoint_of_another_shape_is_refused(module, config, tmp_path):
     save_trained(module.student, tmp_path / "step-000000", {"step": 0, "tokens": 0})
-    teacher = load_frozen(config, torch.float32)
-    config.model["kda_dim"] = 8
     with pytest.raises(ValueError, match="does not fit the model: blocks.0.mixers.K"):
-        load_trained(empty_supernet(config, teacher), tmp_path / "step-000000")
+        load_trained(empty(Run.of(config), kda_dim=8), tmp_path / "step-000000")
 
 
 def test_cast_keeps_decays_in_float32(module):
@@ -133,7 +136,7 @@ def test_the_first_step_is_that_of_the_warm_up_and_weights_decay_as_told(module,
 
 def test_gradients_are_clipped_and_their_norm_is_told(module, config):
     config.distill.clip = 1e-3
-    module.training_step(collate(read_items(data_dir(config) / "train.parquet", 4)), 0)["loss"].backward()
+    module.training_step(collate(read_items(Run.of(config).data_dir / "train.parquet", 4)), 0)["loss"].backward()
     before = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters() if p.grad is not None))
     module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
     after = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters() if p.grad is not None))
@@ -154,17 +157,17 @@ def test_a_checkpoint_that_is_not_finite_is_refused(module, config, tmp_path):
         module.student.blocks[1].mixers["K"].o_proj.weight[0, 0] = float("nan")
     save_trained(module.student, tmp_path / "step-000000", {"step": 0, "tokens": 0})
     with pytest.raises(ValueError, match="blocks.1.mixers.K.o_proj.weight .*finite"):
-        load_trained(empty_supernet(config, load_frozen(config, torch.float32)), tmp_path / "step-000000")
+        load_trained(empty(Run.of(config)), tmp_path / "step-000000")
 
 
 def test_a_diverging_training_stops_names_its_step_and_keeps_the_last_good_state(config, small):
     """In this process, as the commands would: the state is of before the step, no checkpoint follows, the status says failed."""
-    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], Run.of(config).data_dir / "items.parquet")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(compose("config", [*small, "distill.lr=1e30", "distill.warmup=0", "distill.clip=1e9"]))
     with pytest.raises(ValueError, match=r"step \d+ \(placement [FSKG]{2}\): .* training stopped"):
         distill(config)
-    folder = run_dir(config)
+    folder = Run.of(config).folder
     assert json.loads((folder / "status.json").read_text())["distill"]["state"] == "failed"
     for checkpoint in folder.glob("checkpoints/step-*"):
         assert all(torch.isfinite(t).all() for t in load_file(checkpoint / "model.safetensors").values())
@@ -176,12 +179,12 @@ def test_a_diverging_training_stops_names_its_step_and_keeps_the_last_good_state
 
 
 def test_mixers_that_are_not_trained_keep_their_weights_and_curves_are_logged(config, small, monkeypatch):
-    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], Run.of(config).data_dir / "items.parquet")
     options = [*small, "distill.train_mixers=SKG", "trainer.logger=csv", "distill.schedule=constant", "distill.cooldown=0.25"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(compose("config", [*options, "distill.checkpoints_at=[0,0.5,1]"]))
     distill(config)
-    folder = run_dir(config)
+    folder = Run.of(config).folder
     steps = sorted(p.name for p in folder.glob("checkpoints/*"))
     assert steps == ["step-000000", "step-000004", "step-000008"]
     assert [p.name for p in folder.with_name(folder.name + "-cooled").glob("checkpoints/*")] == ["step-000010"]
@@ -198,10 +201,10 @@ def test_weights_and_biases_offline(config, small, monkeypatch):
     pytest.importorskip("wandb", reason="needs pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    write_items(training_items(config.data, np.random.default_rng(1))[:6], data_dir(config) / "items.parquet")
+    write_items(training_items(config.data, np.random.default_rng(1))[:6], Run.of(config).items)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(compose("config", [*small, "trainer.logger=wandb"]))
     distill(config)
-    (curves,) = (run_dir(config) / "logs").glob("wandb/offline-run-*/run-*.wandb")
+    (curves,) = (Run.of(config).folder / "logs").glob("wandb/offline-run-*/run-*.wandb")
     content = curves.read_bytes()
     assert all(name in content for name in (b"gradient_norm", b"lr_K", b"tokens_per_second", b"validation_loss"))

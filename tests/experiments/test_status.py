@@ -16,10 +16,11 @@ from hydra.core.override_parser.types import QuotedString
 from analysis.table import write_part
 from experiments import status as command
 from experiments.chain import Failed
-from experiments.config import check, run_dir
+from experiments.config import check
 from experiments.faults.drill import ROOT
+from experiments.run import Run
 from experiments.runs.entry import CONF
-from experiments.runs.records import exclusive, status, write_config, write_json
+from experiments.runs.records import exclusive, status, write_json, write_text
 from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped
 from experiments.training.strategy import checkpoint_steps
@@ -41,7 +42,7 @@ def results(tmp_path, monkeypatch):
 @pytest.fixture
 def run(results):
     """A run's folder after its distillation."""
-    folder = run_dir(options_of(OPTIONS))
+    folder = Run.of(options_of(OPTIONS)).folder
     distilled(folder)
     return folder
 
@@ -54,7 +55,7 @@ def options_of(overrides):
 def distilled(folder):
     config = options_of(OPTIONS)
     with typed("distill"), status(folder, "distill"):
-        write_config(folder, config)
+        write_text(folder / "config.yaml", Run.of(config).options(config.stage))
         for step in checkpoint_steps(config.distill):
             write_json(folder / "checkpoints" / f"step-{step:06d}" / "meta.json", {"step": step})
 
@@ -191,7 +192,7 @@ def record(results, launcher="local", module="sweep"):
     cells = []
     for seed in (3, 4):
         overrides = [*OPTIONS[:1], f"seed={seed}", *OPTIONS[2:]]
-        cells.append({"overrides": overrides, "run": f"tiny/{run_dir(options_of(overrides)).name}"})
+        cells.append({"overrides": overrides, "run": f"tiny/{Run.of(options_of(overrides)).folder.name}"})
     overrides = [*OPTIONS[:1], "seed=3,4", *OPTIONS[2:]]
     write_json(results / "grids" / "ab12.json", {"command": module, "overrides": overrides, "launcher": launcher, "cells": cells})
     return cells
@@ -242,7 +243,7 @@ def test_commands_of_a_run_without_a_record_of_them_name_the_same_run(run, resul
     command.main([str(results), "--rerun"])
     typed = shlex.split(capsys.readouterr().out)
     assert typed[:3] == ["python", "-m", "experiments.distill"]
-    assert run_dir(options_of(typed[3:])) == run_dir(options_of(OPTIONS))
+    assert Run.of(options_of(typed[3:])).folder == Run.of(options_of(OPTIONS)).folder
 
 
 def test_a_moved_folder_is_finished_where_it_is(run, results, tmp_path, capsys):
@@ -297,7 +298,7 @@ def test_a_chain_that_failed_before_its_sweep_is_not_done(run, results, capsys):
 
 
 def test_a_chain_that_failed_at_its_teacher_is_known(results, capsys):
-    folder = run_dir(options_of(OPTIONS))
+    folder = Run.of(options_of(OPTIONS)).folder
     with pytest.raises(Failed), typed("chain"), status(folder, "chain", shared=True):
         raise Failed("teach", 1)
     code, parts = ask(capsys, results)

@@ -9,14 +9,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.config import check, data_dir, model_config, run_dir, teacher_dir
+from experiments.config import check
 from experiments.data.items import collate, read_items, write_items
 from experiments.data.synthetic import training_items
 from experiments.distill import distill
 from experiments.faults.drill import SMALL
+from experiments.run import Run
 from experiments.runs.records import read_json, read_metrics
 from experiments.sweeping.weights import memory_bytes
-from experiments.training.build import initialised_supernet, load_frozen
+from experiments.training.build import initialised_supernet
 from experiments.training.distilling import Distillation
 from experiments.training.resume import ResumeState
 from supernet.config import SupernetConfig
@@ -27,7 +28,7 @@ from supernet.ops.window import window_attention, window_attention_masked
 from supernet.placement import exhaustive
 from supernet.scoring import Item, score
 from supernet.state import States
-from supernet.teacher import save_teacher
+from supernet.teacher import load_teacher, save_teacher
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -55,16 +56,16 @@ def make_config(folder, *overrides):
         config = check(compose("config", ["scale=tiny", *SMALL, *on_gpu, *places, *overrides]))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_teacher(Supernet(model_config(config).replace(mixers="F")), teacher_dir(config), "random")
+        save_teacher(Supernet(Run.of(config).model.replace(mixers="F")), Run.of(config).teacher_dir, "random")
     for name, seed in (("train", 0), ("items", 1)):
-        write_items(training_items(config.data, np.random.default_rng(seed)), data_dir(config) / f"{name}.parquet")
+        write_items(training_items(config.data, np.random.default_rng(seed)), Run.of(config).data_dir / f"{name}.parquet")
     return config
 
 
 def small_supernet(config):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = Supernet(model_config(config)).requires_grad_(False).eval()
+        model = Supernet(Run.of(config).model).requires_grad_(False).eval()
         for name, p in model.named_parameters():
             if "conv" in name:
                 p.normal_()  # torch leaves them at zero, which would leave KDA and GDN there too
@@ -142,10 +143,10 @@ def test_fused_losses_equal_the_chunked_ones(dtype, tolerance, vocab, monkeypatc
 
 
 def test_a_distillation_step_gives_the_losses_and_gradients_of_a_cpu(config):
-    teacher = load_frozen(config, torch.float32)
-    on_cpu = Distillation(config, initialised_supernet(config, teacher), teacher)
+    run, teacher = Run.of(config), load_teacher(Run.of(config).teacher_dir)
+    on_cpu = Distillation(run, initialised_supernet(run, teacher), teacher)
     on_gpu = copy.deepcopy(on_cpu).cuda()
-    batch = collate(read_items(data_dir(config) / "train.parquet", 4))
+    batch = collate(read_items(Run.of(config).data_dir / "train.parquet", 4))
     expected = on_cpu.losses(batch, "KG")
     found = on_gpu.losses(tuple(x.cuda() for x in batch), "KG")
     for name in expected:
@@ -163,7 +164,7 @@ def test_training_runs_and_a_killed_one_continues_to_the_same_losses(tmp_path, p
     whole = make_config(tmp_path / "whole", f"distill.precision={precision}")
     cut = make_config(tmp_path / "cut", f"distill.precision={precision}")
     distill(whole)
-    assert read_json(run_dir(whole) / "manifest.json")["delta_rule"] in {kernels.describe(way) for way in kernels.WAYS if usable(way)}
+    assert read_json(Run.of(whole).folder / "manifest.json")["delta_rule"] in {kernels.describe(way) for way in kernels.WAYS if usable(way)}
 
     saved = ResumeState.on_train_batch_end
 
@@ -177,7 +178,7 @@ def test_training_runs_and_a_killed_one_continues_to_the_same_losses(tmp_path, p
         distill(cut)
     monkeypatch.setattr(ResumeState, "on_train_batch_end", saved)
     distill(cut)
-    runs = [[row["loss"] for row in read_metrics(run_dir(c))] for c in (whole, cut)]
+    runs = [[row["loss"] for row in read_metrics(Run.of(c).folder)] for c in (whole, cut)]
     assert len(runs[0]) == whole.distill.steps
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3 if precision == "32-true" else 3e-2)
 
@@ -197,7 +198,7 @@ def test_a_sweep_on_cuda_equals_one_on_a_cpu(config):
 def test_memory_gib_0_takes_a_share_of_the_free_memory_and_a_sweep_stays_within_its_budget(tmp_path):
     config = make_config(tmp_path, "memory_gib=0")
     free, total = torch.cuda.mem_get_info()
-    assert 0.5 * free < memory_bytes(config, "cuda") < total
+    assert 0.5 * free < memory_bytes(config.memory_gib, "cuda") < total
     model, budget = small_supernet(config).cuda(), 1 << 30
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

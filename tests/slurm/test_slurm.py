@@ -13,8 +13,9 @@ import pytest
 from cluster import LIMIT, wait_for
 from hydra import compose, initialize_config_dir
 
-from experiments.config import check, run_dir
+from experiments.config import check
 from experiments.faults.drill import ENVIRONMENT, ROOT, SMALL, score_rows
+from experiments.run import Run
 from experiments.runs.records import read_json
 
 # Cells that are long enough to be caught in the middle: the state to resume from is written at every step.
@@ -38,7 +39,7 @@ def end(process, expect):
 
 def folder_of(options):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return run_dir(check(compose("config", options)))
+        return Run.of(check(compose("config", options))).folder
 
 
 def freeze(folder, part, attempt=1):

@@ -9,9 +9,10 @@ import torch
 from language import END, SYMBOLS, write_folder
 from test_config import config
 
-from experiments.config import DataConfig, data_dir, run_id, sha256_of
+from experiments.config import DataConfig, sha256_of
 from experiments.data.prompts import make_items, read_prompts
 from experiments.data.traces import split_of
+from experiments.run import Run
 
 pytest.importorskip("transformers", reason="needs pip install .[llm]")
 
@@ -194,7 +195,7 @@ def test_another_content_under_the_same_name_is_other_data(tmp_path):
     def names():
         sha256_of.cache_clear()  # a command reads the file once
         chosen = config("data.kind=prompts", f"data.path={path}", "teacher.source=smollm2")
-        return data_dir(chosen), run_id(chosen)
+        return Run.of(chosen).data_dir, Run.of(chosen).id
 
     path.write_text("prompt\na\n")
     first = names()

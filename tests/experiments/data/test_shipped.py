@@ -6,11 +6,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.config import check, data_dir, teacher_dir
+from experiments.config import check
 from experiments.data import making
 from experiments.data.items import read_items
 from experiments.data.making import SHIPPED, make_missing
 from experiments.data.synthetic import sequences
+from experiments.run import Run
 from experiments.runs.entry import CONF
 from experiments.runs.streams import stream
 from experiments.ship import ship
@@ -25,16 +26,17 @@ def composed(options):
 def test_tiny_takes_the_shipped_teacher_and_items(tmp_path, monkeypatch):
     """No teacher is trained for it; its items are the shipped ones, token by token."""
     config = composed(["scale=tiny", f"cache={tmp_path}"])
-    monkeypatch.setattr(making, "make_teacher", lambda config: pytest.fail("a teacher was trained"))
+    monkeypatch.setattr(making, "make_teacher", lambda *_: pytest.fail("a teacher was trained"))
     made = making.make_items
     monkeypatch.setattr(
-        making, "make_items", lambda config, name: made(config, name) if name == "train" else pytest.fail("items were sampled")
+        making, "make_items", lambda run, device, name: made(run, device, name) if name == "train" else pytest.fail("items were sampled")
     )
-    make_missing(config)
-    assert (teacher_dir(config) / "model.safetensors").read_bytes() == next(SHIPPED.glob("teachers/tiny-*/model.safetensors")).read_bytes()
-    items = read_items(data_dir(config) / "items.parquet")
+    run, shipped = Run.of(config), next(SHIPPED.glob("teachers/tiny-*/model.safetensors"))
+    make_missing(run, "cpu")
+    assert (run.teacher_dir / "model.safetensors").read_bytes() == shipped.read_bytes()
+    items = read_items(run.items)
     assert len(items) == config.data.items and {item.task for item in items} == {"recall", "local", "state"}
-    assert len(read_items(data_dir(config) / "train.parquet")) == config.data.train
+    assert len(read_items(run.sequences("train"))) == config.data.train
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 2e6
 
 
@@ -54,9 +56,10 @@ def test_the_shipped_teacher_gives_the_traces_that_are_shipped():
 def test_the_maker_makes_what_teaching_then_takes(small, tmp_path):
     config = composed(small)
     ship(config, tmp_path / "shipped")
-    make_missing(config, tmp_path / "shipped")
-    alone = composed([o if not o.startswith("cache=") else f"cache={tmp_path / 'alone'}" for o in small])
-    make_missing(alone, tmp_path / "nothing")
-    for there, made in ((teacher_dir(config), teacher_dir(alone)), (data_dir(config), data_dir(alone))):
+    run = Run.of(config)
+    make_missing(run, "cpu", tmp_path / "shipped")
+    alone = Run.of(composed([o if not o.startswith("cache=") else f"cache={tmp_path / 'alone'}" for o in small]))
+    make_missing(alone, "cpu", tmp_path / "nothing")
+    for there, made in ((run.teacher_dir, alone.teacher_dir), (run.data_dir, alone.data_dir)):
         for path in sorted(Path(made).glob("*")):
             assert path.read_bytes() == (Path(there) / path.name).read_bytes(), path.name

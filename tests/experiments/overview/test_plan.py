@@ -5,9 +5,9 @@ import torch
 from chain import call, run_folder
 from test_config import CONF, config
 
-from experiments.config import data_dir, model_config
 from experiments.data.items import write_items
 from experiments.overview import plan
+from experiments.run import Run, Sweep
 from experiments.sweeping.placements import select
 from supernet.ops.losses import activation_error, kl_losses
 from supernet.scoring import Item, score
@@ -38,20 +38,20 @@ def test_every_shipped_scale_has_a_plan_and_fits_its_machine(scale, tmp_path, ca
     text = said(capsys, "chain", options, 4e14)
     assert [line.split()[2] for line in text.splitlines() if line.startswith("plan of")] == ["teach,", "distill,", "sweep,", "report,"]
     if not options.supernet:
-        assert sum(plan.training_memory(options).values()) < 76 * 2**30  # of a GPU of 80 GB
+        assert sum(plan.training_memory(Run.of(options)).values()) < 76 * 2**30  # of a GPU of 80 GB
     assert not list(tmp_path.iterdir())
 
 
 def test_the_work_of_a_sweep_is_what_the_engine_counts(tmp_path):
     """FLOPs of the plan against those that the engine reports, some rows being there."""
     options = config(*SMALL_MODEL, f"results={tmp_path}/r", f"cache={tmp_path}/c", "placements=FF+FG+KS", "items=3", "steps=[0]")
-    model = model_config(options)
+    run, sweep = Run.of(options), Sweep.of(options)
     items = [Item(f"i{n}", "t", torch.randint(64, (20 + n,)), 8) for n in range(3)]
-    write_items(items, data_dir(options) / "items.parquet")
+    write_items(items, run.items)
     groups = plan.missing_groups(["FF", "FG", "KS"], items, {("FF", "i0"), ("FG", "i0"), ("KS", "i0"), ("FF", "i2")})
     assert groups == [(("FF", "FG", "KS"), (1,)), (("FG", "KS"), (2,))]
-    text = dict(plan.plan_sweep(options, 1e12))
-    counts = score(small_supernet(model), list(select(options)["placement"]), items, 2**30)[1]
+    text = dict(plan.plan_sweep(run, sweep, 1e12))
+    counts = score(small_supernet(run.model), list(select(sweep, run.model)["placement"]), items, 2**30)[1]
     assert text["work"].startswith(f"{counts.flops / 1e12:.3g} TFLOP: ") and "given" in text["work"]
     assert text["evaluations"].startswith(f"{counts.layer_evaluations} ")
     assert text["sweep"].startswith("3 placements x 3 items (63 tokens) x 1 checkpoints = 9 rows; 0 are there")
@@ -70,20 +70,21 @@ def test_training_flops_are_three_passes_where_everything_is_trained():
     """All-FA alone, no MLP to speak of and one word: backward is twice the forward pass, and the teacher's pass is one more."""
     shapes = "model={layers: 3, hidden: 64, ffn: 1, heads: 2, kv_heads: 2, head_dim: 32, vocab: 1, window: 8}"
     options = config(shapes, "+model.mixers=F", "distill.train_mixers=F", "distill.steps=5", "distill.batch=4", "data.kind=reasoning")
-    forward = forward_flops(model_config(options), "FFF", 40)
-    assert plan.training_flops(options, {40: 7}) == pytest.approx(5 * 4 * (forward + 3 * forward), rel=0.02)
-    twice = plan.training_flops(options, {40: 1, 80: 1})
-    assert plan.training_flops(options, {40: 1}) < twice < plan.training_flops(options, {80: 1})
+    run = Run.of(options)
+    forward = forward_flops(run.model, "FFF", 40)
+    assert plan.training_flops(run, {40: 7}) == pytest.approx(5 * 4 * (forward + 3 * forward), rel=0.02)
+    twice = plan.training_flops(run, {40: 1, 80: 1})
+    assert plan.training_flops(run, {40: 1}) < twice < plan.training_flops(run, {80: 1})
 
 
 def test_memory_is_divided_among_devices():
-    one = plan.training_memory(config("scale=0.5b"))
-    ddp = plan.training_memory(config("scale=0.5b", "trainer.devices=8"))
-    fsdp = plan.training_memory(config("scale=0.5b", "trainer.devices=8", "trainer.strategy=fsdp"))
-    assert ddp["optimizer"] == one["optimizer"] == 8 * count_trainable(model_config(config("scale=0.5b")))
+    one = plan.training_memory(Run.of(config("scale=0.5b")))
+    ddp = plan.training_memory(Run.of(config("scale=0.5b", "trainer.devices=8")))
+    fsdp = plan.training_memory(Run.of(config("scale=0.5b", "trainer.devices=8", "trainer.strategy=fsdp")))
+    assert ddp["optimizer"] == one["optimizer"] == 8 * count_trainable(Run.of(config("scale=0.5b")).model)
     assert fsdp["optimizer"] == one["optimizer"] / 8 and fsdp["weights"] < one["weights"]
     assert ddp["activations"] == pytest.approx(one["activations"] / 8, rel=0.3)
-    without = plan.training_memory(config("scale=0.5b", "trainer.recompute=false"))
+    without = plan.training_memory(Run.of(config("scale=0.5b", "trainer.recompute=false")))
     assert without["activations"] > 5 * one["activations"]
 
 
@@ -95,7 +96,7 @@ def test_activations_are_those_of_a_real_step(placement):
     shapes = "model={layers: 3, hidden: 96, ffn: 160, heads: 3, kv_heads: 1, head_dim: 32, vocab: 32, window: 8}"
     given = ["distill.sampler=targeted", f"distill.presets=[{placement}]", "distill.batch=4", "data.length=64", "data.prompt=8"]
     options = config(shapes, *given)
-    model = Supernet(model_config(options)).requires_grad_(False)
+    model = Supernet(Run.of(options).model).requires_grad_(False)
     for block in model.blocks:
         block.mixers.requires_grad_(True)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -115,7 +116,7 @@ def test_activations_are_those_of_a_real_step(placement):
         kl_losses(own, hidden, model.head, model.head, mask)
     held = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*outputs, *mixed, *errors]}
     total = sum(storage.nbytes() for storage in (kept | held).values())
-    parts = plan.training_memory(options)
+    parts = plan.training_memory(Run.of(options))
     assert parts["activations"] == pytest.approx(total, rel=0.15)
 
 

@@ -6,7 +6,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch._dynamo.testing import CompileCounter
 
-from experiments.config import check, model_config
+from experiments.config import check
+from experiments.run import Run
 from experiments.runs import kernels
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
@@ -122,15 +123,18 @@ def config(*overrides):
 
 
 def test_the_option_reaches_the_dispatch_and_the_manifest(monkeypatch, tmp_path):
-    made = config(f"cache={tmp_path}")
-    assert kernels.choose_kernels(made, model_config(made), "cpu", "float32").startswith("numba ") and ops._way == "numba"
+    model = Run.of(config()).model
+
+    def chosen(device, model=model, *overrides):
+        run = Run.of(config(f"cache={tmp_path}", *overrides))
+        return kernels.choose_kernels(run.kernels, model, device, "float32", run.cache)
+
+    assert chosen("cpu").startswith("numba ") and ops._way == "numba"
     answer(monkeypatch, fla={"gdn d_g": 0.004}, fla_kda={"gdn d_g": 0.004})
     monkeypatch.setattr(ops, "describe", lambda way: f"described {way}")
-    assert kernels.choose_kernels(made, model_config(made), "cuda", "float32") == "described fla" and ops._way == "fla"
-    forced = config(f"cache={tmp_path}", "kernels=fla-kda")
-    assert kernels.choose_kernels(forced, model_config(forced), "cuda", "float32") == "described fla-kda" and ops._way == "fla-kda"
-    without = model_config(made).replace(mixers="FS")
-    assert kernels.choose_kernels(made, without, "cuda", "float32") == "described torch" and ops._way == "torch"
+    assert chosen("cuda") == "described fla" and ops._way == "fla"
+    assert chosen("cuda", model, "kernels=fla-kda") == "described fla-kda" and ops._way == "fla-kda"
+    assert chosen("cuda", model.replace(mixers="FS")) == "described torch" and ops._way == "torch"
     with pytest.raises(ValueError, match="kernels is 'cuda': choose from auto, torch, numba, fla, fla-kda"):
         config("kernels=cuda")
 

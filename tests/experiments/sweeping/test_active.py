@@ -20,7 +20,8 @@ from analysis.optimise.next_round import Gain
 from analysis.optimise.proposals import with_proposed
 from analysis.table import SCHEMA, load_placements, load_scores, write_part
 from analysis.validation.known_truth import best_within
-from experiments.config import check, run_dir, run_id
+from experiments.config import check
+from experiments.run import Run, Sweep
 from experiments.sweeping import active
 from experiments.sweeping.parts import merge, write_placements
 from experiments.sweeping.placements import select
@@ -32,9 +33,11 @@ SOURCES = {"local", "counts", "band", "exhaustive", "frontier", "preset", "neigh
 
 
 def configure(tmp_path, *overrides):
+    """The run and the sweep."""
     folders = [f"results={tmp_path / 'results'}", f"cache={tmp_path / 'cache'}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", ["placements=proposed", "num_placements=40", "proposals=8", "rounds=3", *folders, *overrides]))
+        config = check(compose("config", ["placements=proposed", "num_placements=40", "proposals=8", "rounds=3", *folders, *overrides]))
+    return Run.of(config), Sweep.of(config)
 
 
 def planted(slope, seed=2):
@@ -70,19 +73,19 @@ def scored(patch, quality, noise, parts=10_000):
         rows = rows.assign(scale="tiny", run=folder.parent.name, seed=0, step=step, tokens=step, placement=name, task="t", num_tokens=1)
         write_part(rows[list(SCHEMA)], path)
 
-    def score_missing(config, wanted):
-        folder = run_dir(config)
+    def score_missing(run, sweep, wanted):
+        folder = run.folder
         placements = merge(folder / "placements.parquet", wanted)
         folder.mkdir(parents=True, exist_ok=True)
         write_placements(placements, folder / "placements.parquet")
         for step, name in ((step, name) for step in (0, 700) for name in placements["placement"]):
             write(folder / "scores", step, name)
 
-    def plan(config, have, placements, items):
+    def plan(run, sweep, there, have, placements, items):
         assert [item.name for item in items] == [f"i{i}" for i in range(16)]
         return [(step, name) for step, pairs in have.items() for name in placements if (name, "i0") not in pairs]
 
-    def score_parts(config, parts, table):
+    def score_parts(run, sweep, parts, table):
         for step, name in parts:
             write(table, step, name)
 
@@ -93,13 +96,18 @@ def scored(patch, quality, noise, parts=10_000):
     return score_missing
 
 
+def drawn(tmp_path, count):
+    run, sweep = configure(tmp_path, "placements=local", f"num_placements={count}")
+    return select(sweep, run.model)
+
+
 def of_letters(placements):
     return pd.DataFrame({"placement": placements, "source": "preset", "cost": [Placement(p).cost() for p in placements]})
 
 
 def state(config):
     """All that a run decided and scored."""
-    folder = run_dir(config)
+    folder = config[0].folder
     scores = load_scores(folder)
     both = with_proposed(folder, scores)
     listed = [load_placements(at).to_dict() for at in (folder, folder / "proposed")]
@@ -112,7 +120,7 @@ def learned(tmp_path_factory):
     config = configure(tmp_path_factory.mktemp("learned"))
     with pytest.MonkeyPatch.context() as patch:
         scored(patch, planted(0.1), 0.05)
-        active.learn(config)
+        active.learn(*config)
     return config
 
 
@@ -125,15 +133,15 @@ def test_the_placement_seed_decides_the_test_set_and_what_is_proposed(tmp_path, 
         return pd.DataFrame(columns=["placement", "source"]), Gain(0.0, 1.0), {"r2": None, "tau": None}
 
     monkeypatch.setattr(active, "next_placements", stop)
-    monkeypatch.setattr(active, "select", lambda config: of_letters([m * 5 for m in "FSKG"] + EVERYTHING[1:60]).assign(source="local"))
+    monkeypatch.setattr(active, "select", lambda *_: of_letters([m * 5 for m in "FSKG"] + EVERYTHING[1:60]).assign(source="local"))
     for n, seed in enumerate((0, 0, 1)):
-        active.learn(configure(tmp_path / str(n), f"placement_seed={seed}"))
+        active.learn(*configure(tmp_path / str(n), f"placement_seed={seed}"))
     first, again, other = seen
     assert first == again and first[0] != other[0] and first[1] != other[1]
 
 
 def test_rounds_find_a_better_frontier_than_they_start_with(learned):
-    folder, quality = run_dir(learned), planted(0.1)
+    folder, quality = learned[0].folder, planted(0.1)
     record, placements = json.loads((folder / "active.json").read_text()), load_placements(folder)
     proposed = load_placements(folder / "proposed")
     rounds = record["rounds"]
@@ -164,20 +172,20 @@ def test_killed_anywhere_it_ends_the_same(learned, tmp_path, monkeypatch, parts)
     config = configure(tmp_path)
     scored(monkeypatch, planted(0.1), 0.05, parts)
     with pytest.raises(Killed):
-        active.learn(config)
+        active.learn(*config)
     scored(monkeypatch, planted(0.1), 0.05)
-    active.learn(config)
+    active.learn(*config)
     assert state(config) == state(learned)
 
 
 def test_a_finished_run_is_left_alone_and_more_rounds_extend_it(learned, tmp_path, monkeypatch):
     scored(monkeypatch, planted(0.1), 0.05)
     config = configure(tmp_path, "rounds=1")
-    active.learn(config)
-    kept = {p: p.read_bytes() for p in run_dir(config).rglob("*") if p.is_file() and p.name != "placements.parquet"}
-    active.learn(config)
-    assert kept == {p: p.read_bytes() for p in kept} and len(load_placements(run_dir(config) / "proposed")) == 8
-    active.learn(configure(tmp_path))
+    active.learn(*config)
+    kept = {p: p.read_bytes() for p in config[0].folder.rglob("*") if p.is_file() and p.name != "placements.parquet"}
+    active.learn(*config)
+    assert kept == {p: p.read_bytes() for p in kept} and len(load_placements(config[0].folder / "proposed")) == 8
+    active.learn(*configure(tmp_path))
     assert state(config) == state(learned)
 
 
@@ -191,8 +199,8 @@ def test_it_stops_where_two_fits_in_a_row_see_nothing_to_gain(tmp_path, monkeypa
 
     monkeypatch.setattr(active, "next_placements", next_placements)
     config = configure(tmp_path, "rounds=20")
-    active.learn(config)
-    rounds = json.loads((run_dir(config) / "active.json").read_text())["rounds"]
+    active.learn(*config)
+    rounds = json.loads((config[0].folder / "active.json").read_text())["rounds"]
     assert [row["proposed"] for row in rounds] == [8, 8, 8, 8, 0] and not any(row["stopped"] for row in rounds[:-1])
     assert rounds[-1]["stopped"] == "predicted gain under its uncertainty twice in a row"
     assert "stop: predicted gain under its uncertainty twice" in capsys.readouterr().out
@@ -201,12 +209,12 @@ def test_it_stops_where_two_fits_in_a_row_see_nothing_to_gain(tmp_path, monkeypa
 def test_a_larger_random_sample_leaves_proposals_beside_it(tmp_path, monkeypatch):
     score = scored(monkeypatch, planted(0.1), 0.05)
     config = configure(tmp_path, "rounds=1")
-    active.learn(config)
-    folder = run_dir(config)
+    active.learn(*config)
+    folder = config[0].folder
     test, proposed = json.loads((folder / "active.json").read_text())["test"], list(load_placements(folder / "proposed")["placement"])
-    score(config, pd.concat([select(configure(tmp_path, "placements=local", "num_placements=60")), of_letters(proposed[:2])]))
+    score(*config, pd.concat([drawn(tmp_path, 60), of_letters(proposed[:2])]))
     taken = len(load_placements(folder))
-    active.learn(config)
+    active.learn(*config)
     assert len(load_placements(folder)) == taken  # nothing but other modes adds to the run's own tables
     record = json.loads((folder / "active.json").read_text())
     assert record["test"] == test and record["rounds"][-1]["scored"] == len(with_proposed(folder, load_scores(folder)).placements)
@@ -218,17 +226,17 @@ def test_what_is_scored_already_is_the_start(tmp_path, monkeypatch):
     score = scored(monkeypatch, planted(0.1), 0.05)
     config = configure(tmp_path, "rounds=1", "test_share=0.5", "num_placements=0")
     with pytest.raises(ValueError, match="num_placements is 0: give 1 to 512 for placements=proposed"):
-        active.learn(config)
-    score(config, select(configure(tmp_path, "placements=local", "num_placements=30")))
-    active.learn(config)
-    record = json.loads((run_dir(config) / "active.json").read_text())
+        active.learn(*config)
+    score(*config, drawn(tmp_path, 30))
+    active.learn(*config)
+    record = json.loads((config[0].folder / "active.json").read_text())
     assert record["rounds"][0]["scored"] == 30 and len(record["test"]) == 15
 
 
 def test_options():
     base = configure(Path())
     other = configure(Path(), "proposals=5", "rounds=2", "test_share=0.1", "placements=winners")
-    assert run_id(base) == run_id(other)
+    assert base[0].id == other[0].id
     for option, says in (("proposals=0", "proposals is 0"), ("rounds=-1", "rounds is -1"), ("test_share=0.9", "test_share is 0.9")):
         with pytest.raises(ValueError, match=says):
             configure(Path(), option)

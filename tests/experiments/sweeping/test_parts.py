@@ -12,13 +12,14 @@ from hydra import compose, initialize_config_dir
 from analysis import drafts
 from analysis.table import WANTED, load_scores
 from experiments import random_supernet
-from experiments.config import check, run_dir
+from experiments.config import check
 from experiments.faults.drill import SMALL
 from experiments.faults.drill import score_rows as table
+from experiments.run import Run, Sweep
 from experiments.runs import stopping
 from experiments.sweep import sweep
 from experiments.sweeping import parts, weights
-from experiments.sweeping.parts import ask, claim, part_name, score_missing
+from experiments.sweeping.parts import ask, claim, score_missing
 from experiments.sweeping.placements import select
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -40,20 +41,23 @@ def root(tmp_path_factory):
 
 
 def resolved(root, tmp_path, *overrides):
-    return weights.of_folder(configure(root, f"results={tmp_path / 'results'}", *overrides))
+    """The run, the sweep and what it wants."""
+    config = weights.of_folder(configure(root, f"results={tmp_path / 'results'}", *overrides))
+    run, sweep = Run.of(config), Sweep.of(config)
+    return run, sweep, select(sweep, run.model)
 
 
 def scored_in_shards(root, tmp_path, shards, order):
     for shard in order:
         sweep(configure(root, f"results={tmp_path / 'results'}", f"shards={shards}", f"shard={shard}"))
-    return run_dir(resolved(root, tmp_path))
+    return resolved(root, tmp_path)[0].folder
 
 
 @pytest.mark.parametrize(("shards", "order"), [(3, [2, 0, 2, 1]), (10, range(10))])  # repeated; more shards than items
 def test_shards_in_any_order_share_out_the_rows(root, tmp_path, shards, order):
     folder = scored_in_shards(root, tmp_path / "shards", shards, order)
     sweep(configure(root, f"results={tmp_path / 'whole'}"))
-    whole = run_dir(configure(root, f"results={tmp_path / 'whole'}"))
+    whole = Run.of(configure(root, f"results={tmp_path / 'whole'}")).folder
     assert len(table(folder)) == 16 * 7
     pd.testing.assert_frame_equal(table(folder), table(whole), atol=1e-4)  # other items beside them in a call: other rounding
     states = json.loads((folder / "status.json").read_text())
@@ -62,10 +66,10 @@ def test_shards_in_any_order_share_out_the_rows(root, tmp_path, shards, order):
 
 def test_what_a_shard_scores_does_not_depend_on_what_is_there(root, tmp_path):
     first = resolved(root, tmp_path, "shards=3", "shard=1")
-    names = {item.name for part in ask(first, select(first)).parts for item in part.items}
+    names = {item.name for part in ask(*first).parts for item in part.items}
     assert len(names) == 2
     sweep(configure(root, f"results={tmp_path / 'results'}", "shards=3", "shard=0"))
-    assert names == {item.name for part in ask(first, select(first)).parts for item in part.items}
+    assert names == {item.name for part in ask(*first).parts for item in part.items}
 
 
 def test_a_missing_shard_is_noticed_and_the_plain_sweep_fills_in(root, tmp_path):
@@ -82,8 +86,8 @@ def test_who_may_write_at_once(root, tmp_path):
     folder = tmp_path / "run"
 
     def held(*overrides):
-        config = configure(root, *overrides)
-        return claim(folder, part_name(config), config.shards)
+        sweep = Sweep.of(configure(root, *overrides))
+        return claim(folder, sweep.part, sweep.shards)
 
     with held("shards=3", "shard=0"), held("shards=3", "shard=1"):
         for overrides in ([], ["shards=3", "shard=1"], ["shards=2", "shard=0"]):
@@ -99,7 +103,7 @@ def test_who_may_write_at_once(root, tmp_path):
 def test_what_another_process_scored_meanwhile_is_not_scored_again(root, tmp_path, monkeypatch):
     """Between the look at the tables and the lock, another sweep with other chunks of items comes and goes."""
     config = resolved(root, tmp_path)
-    folder, real = run_dir(config), parts.claim
+    folder, real = config[0].folder, parts.claim
 
     def late(*arguments):
         monkeypatch.setattr(parts, "claim", real)
@@ -107,13 +111,13 @@ def test_what_another_process_scored_meanwhile_is_not_scored_again(root, tmp_pat
         return real(*arguments)
 
     monkeypatch.setattr(parts, "claim", late)
-    score_missing(config, select(config))
+    score_missing(*config)
     assert load_scores(folder).quality.shape == (1, 16, 7)  # which refuses doubled rows
 
 
 def test_a_stopped_sweep_keeps_its_finished_parts(root, tmp_path, monkeypatch):
     config = resolved(root, tmp_path, "workers=3", "memory_gib=1")
-    assert len(ask(config, select(config)).parts) == 3
+    assert len(ask(*config).parts) == 3
     call = itertools.count(1)
 
     def stop_at_the_third():
@@ -122,18 +126,18 @@ def test_a_stopped_sweep_keeps_its_finished_parts(root, tmp_path, monkeypatch):
 
     monkeypatch.setattr(parts, "raise_if_asked", stop_at_the_third)
     with pytest.raises(stopping.Stopped):
-        score_missing(config, select(config))
-    folder = run_dir(config)
+        score_missing(*config)
+    folder = config[0].folder
     assert len(list(folder.rglob("part-*.parquet"))) == 2
     assert json.loads((folder / "status.json").read_text())["sweep"]["state"] == "failed"
     monkeypatch.undo()
-    score_missing(config, select(config))
+    score_missing(*config)
     assert load_scores(folder).quality.shape == (1, 16, 7)
 
 
 def test_a_finished_sweep_is_left_alone(root, tmp_path, capsys):
     sweep(configure(root, f"results={tmp_path / 'results'}"))
-    folder = run_dir(resolved(root, tmp_path))
+    folder = resolved(root, tmp_path)[0].folder
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     sweep(configure(root, f"results={tmp_path / 'results'}"))
     assert "sweep: complete, 16 placements x 7 items x 1 checkpoints" in capsys.readouterr().out
@@ -146,21 +150,33 @@ def test_fewer_items_after_a_sweep_that_never_began_are_no_debt(root, tmp_path):
         stack.enter_context(pytest.raises(KeyboardInterrupt))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(parts, "score_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        score_missing(config, select(config))
-    assert len(json.loads((run_dir(config) / WANTED).read_text())["items"]) == 7
+        score_missing(*config)
+    assert len(json.loads((config[0].folder / WANTED).read_text())["items"]) == 7
     sweep(configure(root, f"results={tmp_path / 'results'}", "items=3"))
-    assert load_scores(run_dir(config)).quality.shape == (1, 16, 3)
+    assert load_scores(config[0].folder).quality.shape == (1, 16, 3)
 
 
 def test_memory_from_what_is_free(root, tmp_path, monkeypatch):
     config = resolved(root, tmp_path, "memory_gib=0")
     monkeypatch.setattr(weights, "free_memory", lambda: 3 << 30)
-    assert weights.memory_bytes(config, "cpu") == 3 << 29
+    assert weights.memory_bytes(config[1].memory_gib, "cpu") == 3 << 29
     monkeypatch.undo()
     assert 0 < weights.free_memory() < 1 << 50
-    score_missing(config, select(config))
-    assert load_scores(run_dir(config)).quality.shape == (1, 16, 7)
-    assert part_name(config) == "sweep"
+    score_missing(*config)
+    assert load_scores(config[0].folder).quality.shape == (1, 16, 7)
+    assert config[1].part == "sweep"
+
+
+def test_a_sweep_reads_each_table_once_on_its_way(root, tmp_path, monkeypatch):
+    """Part files, items and checkpoints: what was read to see what is missing is not read again to score it."""
+    sweep(configure(root, f"results={tmp_path / 'results'}", "items=3"))
+    read = []
+    for name in ("scored_pairs", "checkpoints", "items_to_score"):
+        real = getattr(parts, name)
+        monkeypatch.setattr(parts, name, lambda *given, name=name, real=real: read.append(name) or real(*given))
+    score_missing(*resolved(root, tmp_path))
+    assert sorted(read) == ["checkpoints", "items_to_score", "scored_pairs"]
+    assert load_scores(resolved(root, tmp_path)[0].folder).quality.shape == (1, 16, 7)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +199,7 @@ def test_acceptances_have_tables_of_their_own_that_the_analysis_reads(root, tmp_
     options = [f"results={tmp_path / 'results'}", "score=acceptance"]
     sweep(configure(root, *options, "items=5"))
     sweep(configure(root, *options))  # more items extend it
-    folder = run_dir(configure(root, *options))
+    folder = Run.of(configure(root, *options)).folder
     scores = load_scores(folder / "acceptance")
     assert scores.quality.shape == (1, 16, 7)
     assert (scores.quality >= 0).all() and (scores.quality <= 1 + 1e-6).all()

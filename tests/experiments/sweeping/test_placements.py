@@ -4,13 +4,15 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from experiments.config import check
+from experiments.run import Run, Sweep
 from experiments.runs.entry import CONF
 from experiments.sweeping.placements import select
 
 
 def drawn(*options):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return select(check(compose("config", ["scale=l10-h64", *options])))
+        config = check(compose("config", ["scale=l10-h64", *options]))
+    return select(Sweep.of(config), Run.of(config).model)
 
 
 def test_the_placement_seed_decides_what_is_drawn():

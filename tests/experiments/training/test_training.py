@@ -5,8 +5,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.config import SftConfig, check, run_id
+from experiments.config import SftConfig, check
 from experiments.data.items import collate
+from experiments.run import Run
 from experiments.runs.entry import CONF
 from experiments.training import parallel
 from experiments.training.tuning import FineTuning
@@ -33,7 +34,8 @@ def test_recomputed_blocks_give_the_same_loss_and_gradients(small):
     model, batch = Supernet(MODEL), collate(items([12, 20]))
     found = []
     for recompute in (False, True):
-        module = FineTuning(composed([*small, "stage=sft", f"trainer.recompute={recompute}", "sft.sampler=local"]), model)
+        run = Run.of(composed([*small, "stage=sft", f"trainer.recompute={recompute}", "sft.sampler=local"]))
+        module = FineTuning(run, run.training, model)
         model.zero_grad()
         loss = module.training_step(batch, 0)["loss"]
         loss.backward()
@@ -87,25 +89,25 @@ def test_next_token_loss_counts_the_answers_alone():
 def test_ranks_come_from_torchrun_srun_or_lightning(small, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
-    two = composed([*small, "trainer.devices=2"])
+    two = composed([*small, "trainer.devices=2"]).trainer
     assert parallel.is_first(two)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not parallel.is_first(two) and parallel.is_first(composed(small))
+    assert not parallel.is_first(two) and parallel.is_first(composed(small).trainer)
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1", "WORLD_SIZE": "4"}
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="4 processes were started for trainer.devices=2 x trainer.nodes=1: start 2"):
         parallel.is_first(two)
-    assert not parallel.is_first(composed([*small, "trainer.devices=2", "trainer.nodes=2"]))
+    assert not parallel.is_first(composed([*small, "trainer.devices=2", "trainer.nodes=2"]).trainer)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     with pytest.raises(ValueError, match="start 4 processes of this command with srun or torchrun"):
-        parallel.is_first(composed([*small, "trainer.devices=2", "trainer.nodes=2"]))
+        parallel.is_first(composed([*small, "trainer.devices=2", "trainer.nodes=2"]).trainer)
 
 
 def test_the_second_stage_is_a_run_of_its_own_and_the_first_keeps_its_name(small):
-    base, tuned = run_id(composed(small)), run_id(composed([*small, "stage=sft"]))
+    base, tuned = Run.of(composed(small)).id, Run.of(composed([*small, "stage=sft"])).id
     assert tuned.startswith(f"{base}-sft-")
-    assert run_id(composed([*small, "sft.lr=1e-3"])) == base
-    assert run_id(composed([*small, "stage=sft", "sft.lr=1e-3"])) != tuned
-    assert run_id(composed([*small, "stage=sft", "trainer.recompute=true"])) == tuned
+    assert Run.of(composed([*small, "sft.lr=1e-3"])).id == base
+    assert Run.of(composed([*small, "stage=sft", "sft.lr=1e-3"])).id != tuned
+    assert Run.of(composed([*small, "stage=sft", "trainer.recompute=true"])).id == tuned
     assert SftConfig().sampler == "targeted"
