@@ -65,7 +65,7 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	@touch $@
 
 .venv/.dev: .venv/.base
-	$(PY) -m pip install -q -e ".[dev,kernels]"  # Triton's interpreter and fla-core's references run on a CPU
+	$(PY) -m pip install -q -e ".[dev,kernels,eval]"  # Triton's interpreter and fla-core's references run on a CPU
 	@touch $@
 
 # serving has an environment of its own, because vLLM pins other versions than the suite: its CPU build

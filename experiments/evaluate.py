@@ -76,6 +76,19 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
                         options.seed)  # fmt: skip
     for task in options.tasks:
         below = out / task.replace(":", "-").replace("+", "-")
+        frozen = Asked(**named, tokens={0: 0}, open=lambda _: ready(load_teacher(teacher), dtype, device))
+        alone = pd.DataFrame({"placement": ["F" * reader.config.layers], "source": "preset", "cost": float(reader.config.layers)})
+        if task.startswith("lm_eval:"):
+            from experiments.evaluation.harness import ask_harness  # needs the eval extra, and takes seconds
+
+            if dry:
+                print(f"{task}: {len(placements)} placements x {len(at)} checkpoints, and the frozen teacher, into {below}")
+                continue
+            tokenizer, name = load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None), task.partition(":")[2]
+            if teacher:
+                ask_harness(below / "teacher", frozen, alone, name, tokenizer, options)
+            ask_harness(below, asked, placements, name, tokenizer, options)
+            continue
         questions, verifier = questions_of(task, source, config, options)
         if dry:
             tokens = sum(len(q.prompt) + len(q.answer) for q in questions)
@@ -83,8 +96,6 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
                   f"frozen teacher, into {below}")  # fmt: skip
             continue
         if teacher:
-            frozen = Asked(**named, tokens={0: 0}, open=lambda _: ready(load_teacher(teacher), dtype, device))
-            alone = pd.DataFrame({"placement": ["F" * reader.config.layers], "source": "preset", "cost": float(reader.config.layers)})
             ask(below / "teacher", frozen, alone, questions, options, verifier)
         else:
             print("no frozen teacher is known of this checkpoint: name its folder with teacher=")

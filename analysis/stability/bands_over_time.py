@@ -58,7 +58,7 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
     sampled = min(1.0, len(cost) / float(len(set("".join(scores.placements)))) ** layers)
     enough = [member.sum() >= FEWEST for _, _, member in bands]
     members = [member for (_, _, member), e in zip(bands, enough, strict=True) if e]
-    regret = iter(_regret(scores, endpoints, members) if members and len(scores.items) >= MIN_ITEMS else [])
+    regret = iter(regret_by_set(scores, endpoints, members) if members and len(scores.items) >= MIN_ITEMS else [])
     frames = []
     for number, (lo, hi, member) in enumerate(bands):
         rng = np.random.default_rng([endpoints.seed, number])
@@ -76,7 +76,7 @@ def _warn(scores: Scores, text: str) -> None:
     warnings.warn(f"{scores.scale}/{scores.run}: {text}", stacklevel=3)
 
 
-def _regret(scores: Scores, endpoints: Endpoints, members: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+def regret_by_set(scores: Scores, endpoints: Endpoints, members: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Per set of placements: regret of choosing at each step [S], its interval, and that of a random choice.
 
     The mean over random halves of the items, one to choose and one to score, is smooth in the items, so leaving out groups of them gives
