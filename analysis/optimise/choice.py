@@ -80,7 +80,7 @@ def winners(run: Path, scores: Scores, last: Scores) -> list[str]:
 
 def presets(
     last: Scores, expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST,
-    fresh: pd.DataFrame | None = None, level: float = 0.95,
+    fresh: pd.DataFrame | None = None, level: float = 0.95, corrected: pd.DataFrame | None = None,
 ) -> dict:  # fmt: skip
     """The presets of the last checkpoint as plain data for presets.yaml, by name ``loglik-<budget>``.
 
@@ -88,7 +88,8 @@ def presets(
     ``measured`` and ``retention`` come from there where both the preset and all-FA have them (``fresh_items`` true), else from the items
     that also helped to choose, which favours the preset, and are null and a prediction where the preset was not scored at all.
     ``difference`` is quality minus that of all-FA, its interval from differences paired by item (predicted where all-FA was not scored);
-    retention is its exponential.
+    retention is its exponential. ``corrected`` (from ``optimism.optimum``) adds ``optimum``: quality and difference with intervals
+    that know that the placement was chosen; retention of an unscored preset then comes from there.
     """
     full, wide = all_attention(expansion, coefficients), expansion.quantile(level)
     same = {p: last.quality[-1, i] for i, p in enumerate(last.placements)}
@@ -102,6 +103,10 @@ def presets(
             "layers": {mixer: row.placement.count(mixer) for mixer in expansion.letters},
             "predicted": _interval(row.predicted, row.sd, wide, "quality") | {"difference": difference}, "measured": None,
         }  # fmt: skip
+        if corrected is not None:
+            known = corrected[np.isclose(corrected["budget"], row.budget)].iloc[0]
+            difference = _ends(known, "difference_corrected")
+            entry["optimum"] = _ends(known, "corrected", "quality") | {"difference": difference, "worlds": int(known["worlds"])}
         table = new if row.placement in new and full in new else same
         if row.placement in table:
             own = table[row.placement]
@@ -125,6 +130,10 @@ def budgets_of(expansion: ClusterExpansion, coefficients: Mapping[str, float]) -
     grid, layers = on_grid(coefficients), expansion.layers
     full = layers * coefficients[dearest(expansion.letters, coefficients)]
     return default_budgets(layers, layers * min(grid[mixer] for mixer in expansion.letters), full)
+
+
+def _ends(row: pd.Series, column: str, name: str = "value") -> dict[str, float]:
+    return {key: round(float(row[c]), 6) for key, c in ((name, column), ("lo", f"{column}_lo"), ("hi", f"{column}_hi"))}
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

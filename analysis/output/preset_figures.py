@@ -34,6 +34,16 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float) -> None:
     _legend_below(ax, f"training tokens; band: {level:.0%} at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
 
 
+def chosen_optima(ax: Axes, optimum: pd.DataFrame) -> None:
+    """Presets with the intervals that know that they were chosen (rows of optimum.csv), on the axes of ``frontier_by_step``."""
+    bars = [optimum["corrected"] - optimum["corrected_lo"], optimum["corrected_hi"] - optimum["corrected"]]
+    ax.errorbar(optimum["budget"], optimum["corrected"], yerr=bars, fmt="D", color="black", markersize=2.4, elinewidth=0.8, capsize=1.5,
+                zorder=5, label="corrected")  # fmt: skip
+    handles, labels = ax.get_legend_handles_labels()
+    title = ax.get_legend().get_title().get_text()
+    _legend_below(ax, f"{title}; corrected: for having been chosen", 4, handles=handles, labels=labels)
+
+
 def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certainty: np.ndarray | None = None) -> None:
     """One column per placement, one row per layer (first at the bottom), coloured by mixer; ``certainty`` [placements, L] 0 to 1: paler."""
     letters = [c for c in "FSKG" if c in "".join(placements)] + sorted(set("".join(placements)) - set("FSKG"))

@@ -14,6 +14,7 @@ from analysis.input.runs import Run
 from analysis.optimise.against_random import best_random, found
 from analysis.optimise.choice import all_attention, budgets_of, presets
 from analysis.optimise.fresh_items import fresh_files, load_fresh, parts_beside
+from analysis.optimise.optimism import optimum
 from analysis.optimise.over_training import coefficients_over_training, drift, expansions, layer_stability, surrogate_quality
 from analysis.optimise.proposals import TABLE as PROPOSED
 from analysis.optimise.proposals import with_proposed
@@ -53,7 +54,9 @@ def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 
     final = fitted[-1][1]
     budgets = list(budgets or budgets_of(final, coefficients))
     full = all_attention(final, coefficients)
-    named = presets(last, final, budgets, coefficients, fresh, level)
+    corrected = optimum(final, budgets, coefficients, level, rng=np.random.default_rng([seed, *b"optimum"]))
+    corrected.insert(0, "run", scores.run)
+    named = presets(last, final, budgets, coefficients, fresh, level, corrected)
     document = {"provenance": provenance(run, last, coefficients), "presets": named}
     grid = np.unique(np.append(grid_of_budgets(final, coefficients), budgets))
     tables = {
@@ -61,6 +64,7 @@ def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 
         "preset_layers": layer_stability(scores, fitted, grid, rng, coefficients=coefficients),
         "surrogate": surrogate_quality(scores, rng, held_out(run.beside)),
         "surrogate_coefficients": coefficients_over_training(scores, fitted),
+        "optimum": corrected,
     }
     chosen = {entry["budget"]: entry["placement"] for entry in document["presets"].values()}
     against = found(chosen, best_random(run.path, scores, budgets), fresh, full, coefficients, level)
@@ -101,6 +105,7 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
     sure = _certainty(layer_table)
     with style.figure(rows=2, height=2.4) as (fig, axes):
         preset_figures.frontier_by_step(axes[0], drifted, level)
+        preset_figures.chosen_optima(axes[0], tables["optimum"])
         final = sure[(sure["step"] == sure["step"].max()) & (sure["learned"] == sure["learned"].max())]
         labels = [f"{budget:.3g}" for budget in final["budget"]]
         preset_figures.mixer_map(axes[1], list(final["placement"]), labels, np.array(final["certainty"].tolist()))
