@@ -18,7 +18,7 @@ WORLDS = 48
 
 def optimum(
     expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST, level: float = 0.95,
-    worlds: int = WORLDS, rng: np.random.Generator | None = None,
+    worlds: int = WORLDS, rng: np.random.Generator | None = None, believed: ClusterExpansion | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """The choice of ``choose`` per budget with an interval for it as the chosen one, from worlds of ``redrawn`` in which it was chosen
     again.
@@ -32,7 +32,7 @@ def optimum(
     reference = dearest(expansion.letters, coefficients) * expansion.layers
     own = choose(expansion, budgets, coefficients, level=level)
     z = {"predicted": np.zeros((worlds, len(own))), "difference": np.zeros((worlds, len(own)))}
-    for n, world in enumerate(redrawn(expansion, rng, worlds)):
+    for n, world in enumerate(redrawn(expansion, rng, worlds, believed)):
         chosen = choose(world.refitted, budgets, coefficients, level=level)
         truth, full = world.quality(list(chosen["placement"])), world.quality([reference])
         for name, true, sd in (("predicted", truth, chosen["sd"]), ("difference", truth - full, chosen["error"])):

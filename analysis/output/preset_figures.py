@@ -38,10 +38,9 @@ def chosen_optima(ax: Axes, optimum: pd.DataFrame) -> None:
     """Presets with the intervals that know that they were chosen (rows of optimum.csv), on the axes of ``frontier_by_step``."""
     bars = [optimum["corrected"] - optimum["corrected_lo"], optimum["corrected_hi"] - optimum["corrected"]]
     ax.errorbar(optimum["budget"], optimum["corrected"], yerr=bars, fmt="D", color="black", markersize=2.4, elinewidth=0.8, capsize=1.5,
-                zorder=5, label="corrected")  # fmt: skip
+                zorder=5, label="chosen, corrected")  # fmt: skip
     handles, labels = ax.get_legend_handles_labels()
-    title = ax.get_legend().get_title().get_text()
-    _legend_below(ax, f"{title}; corrected: for having been chosen", 4, handles=handles, labels=labels)
+    _legend_below(ax, ax.get_legend().get_title().get_text(), 3, handles=handles, labels=labels)
 
 
 def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certainty: np.ndarray | None = None) -> None:
@@ -58,7 +57,7 @@ def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certai
         for layer, column in np.ndindex(layers, columns):
             dark = picture[layer, column] @ [0.3, 0.6, 0.1] < 0.45
             ax.text(column, layer, placements[column][layer], ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    shown = np.unique(np.linspace(0, columns - 1, min(columns, 8)).round().astype(int))
+    shown = np.unique(np.linspace(0, columns - 1, min(columns, 6)).round().astype(int))
     ax.set_xticks(shown, [labels[i] for i in shown])
     ticks = np.arange(layers) if layers <= 12 else np.unique(np.append(np.arange(0, layers, 5), layers - 1))
     ax.set_yticks(ticks, [str(t + 1) for t in ticks])

@@ -25,19 +25,23 @@ class World:
     """What the coefficients cannot express, of each scored placement."""
     rng: np.random.Generator
 
+    believed: ClusterExpansion
+    """Whose posterior the coefficients are from."""
+
     def quality(self, placements: Sequence[str]) -> np.ndarray:
         """True quality [placements] on items of the kind that was scored, nats per token; asked again, a placement answers the same."""
-        e = self.refitted
+        e = self.believed
         sd = np.sqrt(max(0.0, (1 - e.item_share) * e.nugget))
         own = np.array([self.remainders.setdefault(name, sd * self.rng.standard_normal()) for name in placements])
         return e.link.quality(design(placements, e.letters, e.layers, e.clusters) @ self.weights + own)
 
 
-def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int) -> Iterator[World]:
+def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int, believed: ClusterExpansion | None = None) -> Iterator[World]:
     """``n`` worlds, by the parametric bootstrap (Efron and Tibshirani 1993, section 6.5).
 
-    Coefficients come from the posterior, the items included; remainders from the nugget less its share of item noise. A score is that
-    truth and what one of the items, drawn with replacement, added to each placement. Clusters, link and prior variances stay those of
+    Coefficients come from the posterior of ``believed`` (default: ``expansion``), the items included; remainders from its nugget less the
+    share of item noise. One with more kinds of cluster, on the same link, lets the truth be richer than what is fitted to it. A score is
+    that truth and what one of the items, drawn with replacement, added to each placement. Clusters, link and prior variances stay those of
     ``expansion``: so fitting again is two triangular solves.
     """
     features = design(expansion.placements, expansion.letters, expansion.layers, expansion.clusters)
@@ -52,11 +56,12 @@ def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int) -> It
         found[0] += middle
         return found
 
-    P = len(expansion.placements)
-    own_sd = np.sqrt(max(0.0, (1 - expansion.item_share) * expansion.nugget))
-    for weights in expansion.draw_weights(rng, n, other_items=True):
+    P, believed = len(expansion.placements), believed or expansion
+    own_sd = np.sqrt(max(0.0, (1 - believed.item_share) * believed.nugget))
+    true_features = design(expansion.placements, believed.letters, believed.layers, believed.clusters)
+    for weights in believed.draw_weights(rng, n, other_items=True):
         own = own_sd * rng.standard_normal(P)
-        scored = features @ weights + own + np.sqrt(expansion.noise) * rng.standard_normal(P)
+        scored = true_features @ weights + own + np.sqrt(expansion.noise) * rng.standard_normal(P)
         by_item = {}
         if expansion.items is not None:
             count = expansion.items.shape[1]
@@ -69,4 +74,4 @@ def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int) -> It
             share = min(left_out.var(axis=1, ddof=1).sum() / count / remainder, 1.0) if remainder else 0.0
             by_item = {"items": items, "item_weights": item_weights, "item_share": float(share)}
         refitted = replace(expansion, weights=solve(scored), scored=scored, **by_item)
-        yield World(refitted, weights, dict(zip(expansion.placements, own.tolist(), strict=True)), rng)
+        yield World(refitted, weights, dict(zip(expansion.placements, own.tolist(), strict=True)), rng, believed)
