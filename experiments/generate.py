@@ -2,6 +2,8 @@
 
 A placement is a preset's name (RUN/presets.yaml), ``all-FA``, or letters. Several, with commas or the option repeated, run in one batch.
 Without a prompt it is a chat: an empty line or end of file ends it, ``/placement NAME`` answers the next turns with another placement.
+With ``--draft NAME`` that placement drafts and ``--placement`` verifies: the same text, how often drafts were accepted, and the speed with
+and without them.
 Tokens are shown as they come; their number per second is said on stderr.
 """
 
@@ -9,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ from experiments.runs.sources import find, load_tokenizer, open_model
 from supernet.decoder import Supernet
 from supernet.generate import stream
 from supernet.presets import read_presets, resolve
+from supernet.speculative import acceptance, rounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, help="the teacher's folder of a run (default: found by its sha256 in .cache/teachers)")
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer (default: the run's, the folder's, or the teacher's)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token; 1: the model's distribution")
+    parser.add_argument("--draft", help="preset, letters or all-FA that drafts for --placement (speculative decoding)")
+    parser.add_argument("--k", type=int, default=3, help="drafts of a round (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
     parser.add_argument("--new-tokens", type=int, default=200, help="at most; the end token of the tokenizer ends earlier")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are stored)")
@@ -59,11 +65,17 @@ def answer(given: argparse.Namespace) -> None:
     """What the command line asks for."""
     if given.prompt is not None and given.tokens is not None:
         raise ValueError("--prompt and --tokens are both given: choose one")
+    if given.draft and given.prompt is None and given.tokens is None:
+        raise ValueError(f"--draft is {given.draft!r}, but there is nothing to answer: give --prompt or --tokens")
     source = find(given.where, given.step)
     presets = read_presets(source.run or source.folder)
     model = open_model(source.folder, given.teacher, given.dtype, given.device)
     names = [name.strip() for some in given.placement or ["all-FA"] for name in some.split(",")]
     placements = {name: resolve(name, presets, model.config) for name in names}
+    if given.draft and len(placements) > 1:
+        raise ValueError(f"--placement gives {len(placements)} placements, but one verifies what --draft drafts: choose one")
+    draft = resolve(given.draft, presets, model.config) if given.draft else ""
+    show = partial(speculated, draft=draft) if draft else shown
     if given.tokens is not None:
         show(model, as_tokens(given.tokens), placements, given, (), lambda tokens: ",".join(map(str, tokens)))
         return
@@ -115,7 +127,7 @@ def lines() -> Iterator[str]:
         yield line.strip()
 
 
-def show(
+def shown(
     model: Supernet,
     prompt: Tensor,
     placements: dict[str, str],
@@ -145,6 +157,40 @@ def show(
     many = f" by {len(names)} placements in one batch" if len(names) > 1 else ""
     print(f"({len(prompt)} tokens read in {first:.2f} s{rate}{many})", file=sys.stderr)
     return words(found[0])
+
+
+def speculated(
+    model: Supernet,
+    prompt: Tensor,
+    placements: dict[str, str],
+    given: argparse.Namespace,
+    ends: Sequence[int],
+    words: Callable[[list[int]], str],
+    draft: str,
+) -> str:
+    """Print what follows the prompt by the one placement, drafted by ``draft``; the text. Then the same without drafts, for its speed."""
+    (verify,) = placements.values()
+    found, done = [], []
+    begun = time.perf_counter()
+    rng = np.random.default_rng(given.seed)
+    for round_ in rounds(model, prompt, draft, verify, given.new_tokens, given.k, given.temperature, rng):
+        done.append(round_)
+        end = next((i for i, token in enumerate(round_.tokens) if token in ends), None)
+        found += round_.tokens[:end]
+        if end is not None:
+            break
+    rate = len(found) / (time.perf_counter() - begun)
+    print(words(found))
+    begun, rng = time.perf_counter(), np.random.default_rng(given.seed)
+    alone = [token for _, token in stream(model, [prompt], [verify], given.new_tokens, given.temperature, rng, ends)]
+    plain = len(alone) / (time.perf_counter() - begun)
+    deep = ", ".join(f"{good}/{tried}" for good, tried in acceptance(done))
+    print(
+        f"({sum(r.accepted for r in done)} of {sum(r.drafted for r in done)} drafts of {draft} accepted, by position {deep}; "
+        f"{rate:.1f} tokens/s, {plain:.1f} without drafts: {rate / plain:.2f} times, prompt included)",
+        file=sys.stderr,
+    )
+    return words(found)
 
 
 if __name__ == "__main__":

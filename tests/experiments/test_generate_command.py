@@ -181,3 +181,19 @@ def test_text_and_a_chat_in_which_the_placement_changes(folder, tmp_path, capsys
     assert "no preset 'nonsense'" in err
     assert "placement GGGG" in err
     assert np.char.count(err, "tokens read") == 2
+
+
+def test_a_draft_changes_the_speed_and_not_the_text(folder, capsys):
+    common = [str(folder), "--placement", "all-FA", "--tokens", "5,9,13", "--new-tokens", "12"]
+    assert main(common) == 0
+    plain = capsys.readouterr().out
+    for draft in ("loglik-1", "FFFF"):
+        assert main([*common, "--draft", draft, "--k", "2"]) == 0
+        told = capsys.readouterr()
+        assert told.out == plain
+        assert "by position" in told.err and "without drafts" in told.err
+    assert "8 of 8 drafts of FFFF accepted" in told.err  # all-FA accepts its own: 12 tokens are one and then rounds of at most three
+    assert main([*common[:2], "all-FA,loglik-1", *common[3:], "--draft", "loglik-1"]) == 1
+    assert "one verifies what --draft drafts" in capsys.readouterr().err
+    assert main([str(folder), "--draft", "loglik-1"]) == 1
+    assert "give --prompt or --tokens" in capsys.readouterr().err
