@@ -51,6 +51,9 @@ WRITERS = ("sweep", "evaluate")
 WANTED = "wanted.json"
 """In a run directory: the steps and the names of the items that its tables are to hold, written before the first row is scored."""
 
+HUGE = 1e100
+"""Scores beyond this are refused: squares of differences would be beyond what a float64 holds."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -249,6 +252,7 @@ class _Rows:
                 )
 
         note("score values" if "score" in rows else "logp values", ~np.isfinite(value))
+        note("huge", np.abs(value) > HUGE)
         if "score" not in rows:
             note("positive", value > 1e-6)
             note("num_tokens", rows["num_tokens"] < 1)
@@ -319,6 +323,7 @@ class _Rows:
         remedies = {
             "logp values": ("logp values that are NaN or infinite", f"find out why the model gave them, {values}"),
             "score values": ("score values that are NaN or infinite", values),
+            "huge": (f"values beyond {HUGE:g}", "give them in another unit, or correct or drop them"),
             "positive": ("positive logp values", "logp is a log-likelihood (higher is better, at most 0), so negate losses; other scores "
                                                  "belong in a column score in place of logp and num_tokens"),
             "num_tokens": ("num_tokens below 1", "every item needs at least one target token"),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,6 +50,9 @@ def load_endpoints(path: str | Path) -> Endpoints:
 
 
 def _checked(e: Endpoints, path: str | Path) -> Endpoints:
+    numbers = {"bands": e.bands} | {name: (value,) for name, value in vars(e).items() if isinstance(value, float)}
+    if wrong := next((name for name, values in numbers.items() if not np.isfinite(values).all()), None):
+        raise ValueError(f"{path}: {wrong} must be finite, got {getattr(e, wrong)}")
     if len(e.bands) < 2 or any(a >= b for a, b in zip(e.bands, e.bands[1:], strict=False)) or e.bands[0] < 0:
         raise ValueError(
             f"{path}: bands {list(e.bands)} must be at least two increasing shares of the all-FA cost, such as [0.14, 0.5, 1.0]"

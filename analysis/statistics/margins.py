@@ -113,9 +113,10 @@ def _add_pairs(x: np.ndarray, y: np.ndarray, edges: np.ndarray, start: np.ndarra
             for j in range(i + 1, P):
                 gap = x[v, i] - x[v, j]
                 size = abs(gap)
-                if size <= edges[0]:
+                if not size > edges[0]:  # nor where it is not a number
                     continue
-                d = start[min(int(size / fine), len(start) - 1)]
+                # beyond the largest margin no cell is looked up: the quotient may be more than an integer holds
+                d = start[min(int(size / fine), len(start) - 1)] if size <= edges[-2] else len(edges) - 2
                 while size > edges[d + 1]:
                     d += 1
                 one = np.float32(1.0) if gap > 0 else np.float32(-1.0)

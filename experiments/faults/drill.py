@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,8 +87,12 @@ def warm_up() -> None:
 
 
 def end(process: subprocess.Popen | Forked) -> subprocess.CompletedProcess:
-    """Wait for the end of a started command."""
-    out, err = process.communicate(timeout=PATIENCE)
+    """Wait for the end of a started command; one that takes too long is stopped, and what it has started with it."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -225,6 +225,7 @@ def test_mixed_types_are_one_line(frame, write, quick, capsys, tmp_path):
     (lambda f, p: pd.concat([f, f[["logp"]]], axis=1).to_csv(p, index=False), "a.csv", "has the column logp twice: keep one"),
     (lambda f, p: f.to_csv(p, index=False, compression="gzip"), "a.csv", "is gzipped: call it a.csv.gz"),
     (lambda f, p: f.to_parquet(p) or p.write_bytes(p.read_bytes()[:-20]), "a.parquet", "write it again"),
+    (lambda f, p: f.assign(logp=f["logp"] * 1e120).to_csv(p, index=False), "a.csv", "values beyond 1e+100"),
     (lambda f, p: f.assign(step=f["step"] - 10).to_csv(p, index=False), "a.csv", "has step -10: steps are counted from 0"),
     (lambda f, p: f.assign(tokens=f["step"].map(LARGE)).to_csv(p, index=False), "a.csv", "fewer tokens at step 100"),
     (lambda f, p: f.assign(placement=f["placement"] + " ").to_csv(p, index=False), "a.csv", "has unknown mixer ' ', whose cost"),

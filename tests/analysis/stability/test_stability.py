@@ -38,6 +38,8 @@ def test_the_declared_endpoints_are_the_defaults():
     ("text", "message"),
     [("treshold: 0.9", "treshold"), ("threshold: high", "threshold"), ("level: 1.5", "between 0 and 1"),
      ("bands: [0.5, 0.2]", "increasing"),
+     ("bands: [0, .nan, 1]", "bands must be finite"), ("delta_settled: .nan", "delta_settled must be finite, got nan"),
+     ("decisive_z: .inf", "decisive_z must be finite"),
      ("top_k: 0", "at least 1"), ("bands: 3", "bands"), ("a: [", "not a YAML"), ("- 1", "the keys are")],
 )  # fmt: skip
 def test_bad_endpoints_end_in_one_line(tmp_path, text, message):

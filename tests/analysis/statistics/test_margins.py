@@ -38,6 +38,16 @@ def test_sums_equal_slow_loops(seed, placements, ties):
         assert (margins.row_sums(x, y, deltas) == slow(x, y, deltas)).all()
 
 
+@pytest.mark.parametrize("unit", [1e2, 1e20, 1e99, 1e300])
+def test_scores_in_any_unit_are_counted(unit):
+    """Beyond 1e17 nats an index of 0.001-nat cells was more than an integer holds: memory of others was read."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(0, 1, (2, 8)) * unit, rng.normal(0, 1, (2, 3, 8)) * unit
+    assert (margins.row_sums(x, y) == slow(x, y, margins.DELTAS)).all()
+    x[0, 3] = np.nan
+    assert np.isfinite(margins.row_sums(x, y)).all()
+
+
 def test_order_by_hand():
     last = np.array([0.0, 0.1, 0.3])
     early = np.array([0.1, 0.0, 0.3])  # the near pair the other way round
