@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from analysis.output.files import replacing
 from experiments.data.items import read_items
 from experiments.runs.progress import progress
 from supernet.decoder import Supernet
@@ -163,10 +164,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= layers[0] <= layers[-1] < teacher.config.layers:
         raise ValueError(f"--layers is {layers}: give numbers from 0 to {teacher.config.layers - 1}")
     frame = compare(teacher, read_items(a.train, a.train_count), read_items(a.items, a.count), a.length, layers, getattr(torch, a.dtype))
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = a.out.with_suffix(".tmp")
-    frame.to_csv(temporary, index=False, float_format="%.6g")
-    temporary.replace(a.out)
+    with replacing(a.out) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
     print(table(frame))
 
 

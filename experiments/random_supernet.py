@@ -20,7 +20,7 @@ from experiments.runs.progress import progress
 from experiments.runs.streams import stream
 from supernet.checkpoint import new_folder
 from supernet.config import SupernetConfig
-from supernet.decoder import Block, Supernet
+from supernet.decoder import DECAYS, Block, Supernet
 from supernet.mixers.delta import A_LOG
 from supernet.reader import native_raw
 from supernet.scoring import Item
@@ -62,7 +62,7 @@ def random_tensors(config: SupernetConfig, dtype: torch.dtype, rng: np.random.Ge
     pool = rng.bit_generator.random_raw(room // 2 + 2).view(np.uint16) & np.uint16(0x807F)  # signs and mantissas of bfloat16
     layers = [(f"blocks.{layer}.{name}", shape) for layer in range(config.layers) for name, shape in inside]
     for name, shape in progress(shapes + layers, "tensors"):
-        if name.endswith(("A_log", "dt_bias")):
+        if name.endswith(DECAYS):
             yield name, torch.full(shape, A_LOG if name.endswith("A_log") else 0.0)
         elif len(shape) == 1:
             yield name, torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype)

@@ -9,6 +9,14 @@ from supernet.layers import RMSNorm, SwiGLU
 from supernet.mixers import MIXERS
 from supernet.placement import Placement
 
+DECAYS = ("A_log", "dt_bias")
+"""What the names of the delta mixers' decays end with."""
+
+
+def stored(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor is kept in where weights are in ``dtype``: float32 for decays, as exp(-exp(A_log) ...) needs it."""
+    return torch.float32 if name.endswith(DECAYS) else dtype
+
 
 class Block(nn.Module):
     """Pre-norm: ``x += mixer(norm(x)); x += mlp(norm(x))``. All mixers of the layer share the norms and the MLP."""
@@ -48,9 +56,9 @@ class Supernet(nn.Module):
         return self.config.placement(placement)
 
     def cast(self, dtype: torch.dtype) -> "Supernet":
-        """All weights to ``dtype`` in place, but for the decays of the delta mixers: exp(-exp(A_log) ...) needs float32."""
+        """All weights to ``dtype`` in place, but for the decays of the delta mixers: see ``stored``."""
         for name, p in self.named_parameters():
-            p.data = p.data.to(torch.float32 if name.endswith(("A_log", "dt_bias")) else dtype)
+            p.data = p.data.to(stored(name, dtype))
         return self
 
     def features(self, tokens: Tensor, placement: str, recompute: bool = False) -> tuple[Tensor, list[Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from supernet.config import SupernetConfig
-from supernet.decoder import Block, Supernet
+from supernet.decoder import Block, Supernet, stored
 
 
 class Reader(Protocol):
@@ -81,7 +81,6 @@ def _timed(read: Callable[[], dict[str, Tensor]], traffic: Traffic, dtype: torch
     tensors = read()
     traffic.bytes += sum(t.nbytes for t in tensors.values())
     for name in tensors:  # one by one, so that no two copies of a layer are held
-        kept = torch.float32 if name.endswith(("A_log", "dt_bias")) else dtype
-        tensors[name] = tensors[name].to(device, kept)
+        tensors[name] = tensors[name].to(device, stored(name, dtype))
     traffic.seconds += time.perf_counter() - started
     return tensors

@@ -22,7 +22,8 @@ from analysis import roofline
 from analysis.cost import regress
 from analysis.output.write import write_csv
 from analysis.statistics.intervals import quantile
-from experiments.bench.timing import matmul_rate, pick, seconds
+from experiments.bench.timing import pick, seconds
+from experiments.machine import matmul_rate
 from experiments.runs.kernels import first_that_works
 from experiments.runs.records import cpu_name
 from supernet.config import SupernetConfig

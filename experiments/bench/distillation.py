@@ -8,8 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from experiments.bench.timing import matmul_rate, peak_mib, pick
+from experiments.bench.timing import peak_mib, pick
 from experiments.config import check, model_shapes
+from experiments.machine import matmul_rate
 from experiments.runs.entry import CONF
 from experiments.runs.kernels import first_that_works
 from supernet.config import SupernetConfig

@@ -1,18 +1,17 @@
 """The sweep engine against scoring placement by placement, at the tiny shape: speed, work done, arithmetic rate, memory."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from experiments.machine import matmul_rate, peak_memory
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.placement import exhaustive
@@ -32,7 +31,7 @@ def run(quick: bool = False) -> pd.DataFrame:
     score(model, placements[:8], items, 1 << 30)  # warm up
     fast, fast_cpu, (logp, counts) = _timed(lambda: score(model, placements, items, 1 << 30))
     slow, slow_cpu, reference = _timed(lambda: score_one_by_one(model, placements[::every], items))
-    rate = _matmul_rate()
+    rate = matmul_rate("cpu", torch.float32)
     # Budgets that the items fill more than once.
     budget, count = (128 << 20, 12) if quick else (256 << 20, 40)
     memory = _memory(budget, count)
@@ -47,7 +46,7 @@ def run(quick: bool = False) -> pd.DataFrame:
         ("layer evaluations per item", counts.layer_evaluations / counts.items, "", f"= {counts.prefixes}"),
         ("placement by placement, layer evaluations per item", len(placements) * CONFIG.layers, "", ""),
         ("arithmetic", counts.flops / fast / 1e9, "GFLOP/s", ""),
-        ("matrix product of 2048, float32", rate / 1e9, "GFLOP/s", ""),
+        ("matrix product of 1024, float32", rate / 1e9, "GFLOP/s", ""),
         ("arithmetic over matrix product", counts.flops / fast / rate, "", ""),
         ("memory budget", budget / 2**20, "MiB", ""),
         ("peak memory over budget", memory["share"], "", "<= 1.2"),
@@ -75,18 +74,10 @@ def memory_growth(budget: int, count: int) -> dict[str, float]:
     """Peak memory of a sweep of ``count`` items beyond what the process needed before, over ``budget`` bytes. For a process of its own."""
     model, items, placements = _model(), _items(count), list(exhaustive(CONFIG.layers))
     score(model, placements[::64], items[:2], budget)  # libraries allocate on their first use
-    before = _peak()
+    before = peak_memory()
     score(model, placements, items, budget)
     chunks = plan_chunks(CONFIG, build_trie(CONFIG, placements), items, budget, torch.float32)
-    return {"share": (_peak() - before) / budget, "chunks": len(chunks)}
-
-
-def _peak() -> int:
-    """Peak resident bytes of this process. Not ru_maxrss where it can be helped: on Linux a child starts with its parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"share": (peak_memory() - before) / budget, "chunks": len(chunks)}
 
 
 def _memory(budget: int, count: int) -> dict[str, float]:
@@ -110,9 +101,3 @@ def _timed(function: Callable[[], object]) -> tuple[float, float, object]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     return time.perf_counter() - wall, time.process_time() - cpu, result
-
-
-def _matmul_rate() -> float:
-    """FLOP/s of a float32 matrix product, the best of several."""
-    a = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0))
-    return 2 * 2048**3 / min(_timed(lambda: a @ a)[0] for _ in range(8))

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.bench.timing import NO_GPU, matmul_rate, peak_mib, pick, seconds
+from experiments.bench.timing import NO_GPU, peak_mib, pick, seconds
+from experiments.machine import matmul_rate
 from supernet.ops import losses
 
 TARGET = ">= 3 x eager, a quarter of its memory"

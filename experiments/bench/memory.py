@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.bench.distillation import shapes
+from experiments.machine import peak_memory
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops.losses import activation_error, kl_losses
@@ -65,18 +66,12 @@ def train(teacher: Supernet, student: Supernet, tokens: Tensor, recompute: bool,
         optimizer.step()
 
 
-def peak_gib() -> float:
-    """Of this process's resident memory. ru_maxrss would start from the parent's."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**20
-
-
 def main() -> None:
     scale, setup, layers = sys.argv[1:]
     config = shapes(scale).replace(layers=int(layers))
     tokens = torch.randint(config.vocab, (2, 256), generator=torch.Generator().manual_seed(1))
     train(*models(config, setup == "two models"), tokens, recompute="recompute" in setup)
-    print(peak_gib())
+    print(peak_memory() / 2**30)
 
 
 if __name__ == "__main__":

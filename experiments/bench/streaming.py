@@ -1,11 +1,11 @@
 """``python -m experiments.bench.streaming RUN... [--out FILE]``: what streamed sweeps took, a row each, from their manifests."""
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.output.files import replacing
 from experiments.runs.records import read_json
 
 COLUMNS = ("parameters", "bytes_on_disk", "placements", "items", "tokens", "seconds", "gb_read", "gb_per_second", "flops",
@@ -33,10 +33,8 @@ def main() -> None:
         table = rows(arguments.runs)
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_name(f"{arguments.out.name}.{os.getpid()}.tmp")
-    table.to_csv(temporary, index=False, float_format="%.4g")
-    temporary.replace(arguments.out)
+    with replacing(arguments.out) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4g")
     print(table.to_string(index=False))
 
 

@@ -1,4 +1,4 @@
-"""Time, peak memory and the matrix-product rate of a device, as the benchmarks of kernels, losses and training measure them."""
+"""Time and peak memory of a call, as the benchmarks of kernels, losses and training measure them."""
 
 import time
 from collections.abc import Callable
@@ -34,13 +34,6 @@ def peak_mib(function: Callable[[], object], device: str) -> float:
     function()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product."""
-    size = 8192 if device == "cuda" else 1024
-    a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    return 2 * size**3 / seconds(lambda: a @ a, device)
 
 
 def _wait(device: str) -> None:

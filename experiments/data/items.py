@@ -1,20 +1,19 @@
 """Sequences on disk: one parquet file of items (name, task, tokens, prompt length), hashed, written once."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from analysis.output.files import replacing
 from experiments.runs.streams import stream
 from supernet.scoring import Item
 
 
 def write_items(items: list[Item], path: Path) -> None:
     """Write items atomically. Training sequences and evaluation items share the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(
         {
             "item": [i.name for i in items],
@@ -23,9 +22,8 @@ def write_items(items: list[Item], path: Path) -> None:
             "prompt": np.array([i.prompt for i in items], dtype=np.int32),
         }
     )
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    frame.to_parquet(temporary, compression="zstd", index=False)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, compression="zstd", index=False)
 
 
 def read_items(path: Path, count: int | None = None) -> list[Item]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from analysis.output.files import replacing
 from experiments.data.items import sha256
 from experiments.run import Run
 from experiments.runs.records import read_json
@@ -87,10 +88,8 @@ def link(source: Path, target: Path) -> None:
         with new_folder(target) as new:
             shutil.copytree(source, new, dirs_exist_ok=True, copy_function=link_file)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    link_file(source, temporary)
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        link_file(source, temporary)
 
 
 def link_file(source: str | Path, target: str | Path) -> None:

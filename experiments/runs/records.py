@@ -19,18 +19,15 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from analysis.output.files import replacing
+
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "scipy", "pyarrow", "transformers", "numba", "triton", "fla-core")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write beside the name, then rename into place: a kill or a full disk leaves the old file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:

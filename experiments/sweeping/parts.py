@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
+from analysis.output.files import replacing
 from analysis.table import WANTED, load_placements, write_part
 from experiments.data.items import read_items
 from experiments.machine import matmul_rate, peak_memory, pick_device
@@ -215,9 +216,8 @@ def merge(path: Path, wanted: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_placements(placements: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    placements.to_parquet(temporary, index=False)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        placements.to_parquet(temporary, index=False)
 
 
 def items_to_score(run: Run, count: int, scored: set[str]) -> list[tuple[int, Item]]:

@@ -1,6 +1,5 @@
 """What happens beside the training step: metrics, study checkpoints, the progress bar. Only the first process writes."""
 
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from experiments.machine import peak_memory
 from experiments.runs.progress import progress
 from experiments.runs.records import append_metrics, append_row, drop_metrics_from, keep_rows_before
 from experiments.training.finite import NotFinite, first_not_finite
@@ -53,7 +53,7 @@ class Metrics(L.Callback):
 
 def memory(device: torch.device) -> int:
     """Most bytes that the process has held, on the device where the training runs."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 class StudyCheckpoints(L.Callback):

@@ -46,7 +46,7 @@ class ResumeState(L.Callback):
         if any(on_any_rank([bad], trainer.lightning_module.device)):
             return  # the state before is the last good one
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
+        temporary = self.path.with_suffix(".tmp")  # of one name in all processes and attempts: what a kill left is written over
         try:
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
