@@ -60,6 +60,10 @@ class DataConfig:
     prompt: int = option(48, least=1)  # tokens of the prompt, at most; text: of the part of a sequence that is not scored
     seed: int = option(0, least=0, largest=SEEDS)
 
+    def count(self, name: str) -> int:
+        """How many sequences ``train`` or ``items`` has."""
+        return self.items if name == "items" else self.train
+
 
 @dataclass
 class DistillConfig:

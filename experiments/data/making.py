@@ -88,13 +88,10 @@ def make_items(run: Run, device: str, name: str) -> list[Item]:
     if run.teacher.source == "trained":
         raise ValueError(f"data.kind={data.kind} needs a language model as teacher: set teacher.source to huggingface or smollm2")
     path, gguf = hugging_face_location(run.teacher)
-    count = data.items if name == "items" else data.train
     if data.kind == "text":
         return text.make_items(path, gguf, data, name)
     device = pick_device(device)
     # a CPU samples in float32: without instructions for bfloat16, that is 28 times slower (results/LOG.md)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    how = {"split": name, "batch": min(count, 136), "progress": True, "device": device, "dtype": dtype}
-    if data.kind == "prompts":
-        return prompts.make_items(path, gguf, data, **how)
-    return traces.make_items(path, gguf, data.tasks, count, data.prompt, data.length, data.seed, **how)
+    how = {"split": name, "batch": min(data.count(name), 136), "progress": True, "device": device, "dtype": dtype}
+    return (prompts if data.kind == "prompts" else traces).make_items(path, gguf, data, **how)

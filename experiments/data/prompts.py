@@ -54,8 +54,7 @@ def make_items(
     """
     frame = read_prompts(data)
     tasks = list(data.tasks) if data.task and data.tasks else sorted(frame["task"].unique())
-    count = data.items if split == "items" else data.train
-    wanted = shares(tasks, count, data.prompt, data.length, split)
+    wanted = shares(tasks, data.count(split), data.prompt, data.length, split)
     order = stream(data.seed, "prompts").permutation(len(frame))
     texts = {task: [(i, frame["prompt"][i]) for i in order[(frame["task"] == task).to_numpy()[order]].tolist()] for task in tasks}
     if absent := [task for task in tasks if not texts[task]]:

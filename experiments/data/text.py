@@ -21,7 +21,7 @@ def make_items(model_path: str, gguf_file: str, data: DataConfig, split: str) ->
     A document's last piece may be shorter. A piece's own tokens decide its split by hash, so that one long document has both; pieces come
     in an order drawn from ``data.seed``. Raises ValueError, one line, where the data cannot be read or do not suffice.
     """
-    documents, count = read_documents(data), data.items if split == "items" else data.train
+    documents, count = read_documents(data), data.count(split)
     shares(["text"], count, data.prompt, data.length, split)
     tokenizer = load_tokenizer(model_path, gguf_file)
     rng, name = stream(data.seed, "text"), Path(data.path).stem

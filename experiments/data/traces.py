@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from experiments.config import DataConfig
 from experiments.data.tokens import as_prompt, load_tokenizer
 from supernet.scoring import Item
 from supernet.teacher import hugging_face_model
@@ -27,27 +28,24 @@ TRIES = 100  # prompts drawn from a task for each sequence that is wanted
 def make_items(
     model_path: str,
     gguf_file: str,
-    tasks: list[str],
-    count: int,
-    prompt_tokens: int,
-    length: int,
-    seed: int,
+    data: DataConfig,
     split: str,
     batch: int,
     progress: bool,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
 ) -> list[Item]:
-    """``count`` sequences, the tasks in turn (so the first n are balanced too): a chat prompt of at most ``prompt_tokens`` and a trace.
+    """The ``train`` or ``items`` sequences: a chat prompt of at most ``data.prompt`` tokens and a trace, ``data.length`` at most in all.
 
+    Tasks take turns, so the first n are balanced too.
     A prompt's text decides its split by hash, so "train" and "items" never share one, whatever the seeds.
     Raises ValueError on unknown tasks or splits, on lengths that leave no room, or when a task has too few fitting prompts.
     """
-    wanted = shares(tasks, count, prompt_tokens, length, split)
-    datasets = {task: open_task(task, wanted[task] * TRIES, seed) for task in tasks}
-    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype, length).to(device), load_tokenizer(model_path, gguf_file)
-    streams = {task: prompts(task, questions(datasets[task]), prompt_tokens, split, tokenizer, wanted[task]) for task in tasks}
-    return answered(model, tokenizer.eos_token_id, streams, wanted, length, seed, split, batch, progress)
+    wanted = shares(data.tasks, data.count(split), data.prompt, data.length, split)
+    datasets = {task: open_task(task, wanted[task] * TRIES, data.seed) for task in data.tasks}
+    model, tokenizer = hugging_face_model(model_path, gguf_file, dtype, data.length).to(device), load_tokenizer(model_path, gguf_file)
+    streams = {task: prompts(task, questions(datasets[task]), data.prompt, split, tokenizer, wanted[task]) for task in data.tasks}
+    return answered(model, tokenizer.eos_token_id, streams, wanted, data.length, data.seed, split, batch, progress)
 
 
 def shares(tasks: list[str], count: int, prompt_tokens: int, length: int, split: str) -> dict[str, int]:

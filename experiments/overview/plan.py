@@ -303,8 +303,7 @@ def sequences(run: Run, name: str) -> tuple[list[Item], str]:
     if path.exists():
         return read_items(path), ""
     stand_in = torch.empty(data.length, dtype=torch.int64, device="meta")
-    asked = data.items if name == "items" else data.train
-    return [Item(f"?{i}", "?", stand_in, data.prompt) for i in range(asked)], "" if data.kind == "synthetic" else "at most "
+    return [Item(f"?{i}", "?", stand_in, data.prompt) for i in range(data.count(name))], "" if data.kind == "synthetic" else "at most "
 
 
 def asked_items(run: Run, count: int) -> tuple[list[Item], str]:

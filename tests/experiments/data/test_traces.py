@@ -3,6 +3,7 @@ import torch
 from language import END, SYMBOLS, small_model, write_folder
 from scipy.stats import chisquare
 
+from experiments.config import DataConfig
 from experiments.data.traces import SHORTEST, make_items, sample_traces, split_of
 
 pytest.importorskip("transformers", reason="needs pip install .[llm]")
@@ -17,7 +18,8 @@ def folder(tmp_path_factory):
 
 
 def items_of(folder, seed=0, split="train", count=16, tasks=TASKS, prompt=PROMPT, length=LENGTH):
-    return make_items(folder, "", tasks, count, prompt, length, seed, split, 8, False, torch.float32)
+    data = DataConfig(kind="reasoning", tasks=tasks, train=count, items=count, length=length, prompt=prompt, seed=seed)
+    return make_items(folder, "", data, split, 8, False, torch.float32)
 
 
 def test_items_keep_their_promises(folder):
