@@ -1,4 +1,7 @@
-"""Cost of a placement: a sum of one coefficient per layer, published or regressed on measured decode speed."""
+"""Cost of a placement: a sum of one coefficient per layer, published or regressed on measured decode speed.
+
+Letters: P placements, M mixers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Accuracy that a placement keeps of a reference's, paired by item: difference, and ratio with Fieller's interval."""
+"""Accuracy that a placement keeps of a reference's, paired by item: difference, and ratio with Fieller's interval.
+
+Letters: K kinds of value (a placement's and its reference's), I items.
+"""
 
 import numpy as np
 

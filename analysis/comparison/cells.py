@@ -1,6 +1,6 @@
 """Cells of the scales study: endpoints of drift per run, and their slopes over depth and width with the teacher as a random effect.
 
-Letters: S steps (the last is T), P placements, I items, G groups of items, N runs, K coefficients.
+Letters: S steps (the last is T), P placements, I items, G groups of items, R random halves of the items, N runs, K coefficients.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""What a user may ask of a placement, checked, and as what the dynamic programme understands: barriers and counters."""
+"""What a user may ask of a placement, checked, and as what the dynamic programme understands: barriers and counters.
+
+Letters: L layers, M mixers, Q counter states, W ways that lead to one.
+"""
 
 import itertools
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 Quality is a sum of terms over three neighbouring layers, cost a sum over layers: after layer i all that matters of the past is the last
 two mixers, the cost spent so far (an integer number of 0.01 FA layers) and, for constraints that count, the number of layers of a mixer.
-Shapes: L layers, M mixers, Q counter states, C costs, k best.
+Shapes: L layers, M mixers, Q counter states, C costs, B budgets, k best.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,8 @@
 """The house style of figures: sizes, colours, markers, axes over tokens, legends; and how a figure is saved.
 
 Made for one column (3.3 inches), 7 pt and larger.
+Of seaborn only palettes are used. Its plots would compute means and intervals of their own, and ours come from the tables.
+Its heat maps draw a path a cell, which makes a large PDF of a map of placements.
 """
 
 import itertools

@@ -1,4 +1,7 @@
-"""Checkpoints against each other, and every table of one run by file name."""
+"""Checkpoints against each other, and every table of one run by file name.
+
+Letters: S steps, P placements, I items, R resamples of the items.
+"""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,7 @@
-"""The primary endpoint and its company for one set of placements: resolution, order at the declared margin, linear correlation."""
+"""The primary endpoint and its company for one set of placements: resolution, order at the declared margin, linear correlation.
+
+Letters: S steps, P placements, I items, D margins δ.
+"""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,7 @@
 
 Wherever a choice is made from scores, the choosing and the judging items are random halves of the items, so that luck on the
 choosing items does not count as quality (the winner's curse).
-Shapes: S steps, P placements, I items; R random halves of the items, B distinct costs.
+Shapes: S steps, P placements, I items; R random halves of the items, N shuffles, B distinct costs.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Agreement of two checkpoints on the pairs of placements that differ by more than a margin: arrays in, numbers out.
 
-Letters: H random halves of the items, V = 2 H views (each half selects once and orders once), S steps (the last is T), P placements,
+Letters: H random halves of the items, V views, two a half (each half selects once and orders once), S steps (the last is T), P placements,
 I items, D margins δ.
 
 Two estimators of the same curve. ``margin_agreement`` and ``order_of_halves`` are the plain ones: pairs chosen on one half of the items,

@@ -1,5 +1,5 @@
 """Rank statistics: arrays in, numbers out. Higher values are better everywhere; a NaN in the input makes the result NaN, and so does a
-constant input wherever the statistic is undefined for it. Shapes: S checkpoints (or other rankings), P placements.
+constant input wherever the statistic is undefined for it. Shapes: S steps (or other rankings), P placements, D depths.
 """
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""Placements as numbers: codes, sum-to-zero functions per layer, and the products of these for every cluster of layers."""
+"""Placements as numbers: codes, sum-to-zero functions per layer, and the products of these for every cluster of layers.
+
+Letters: P placements, L layers, N features.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Coverage, bias and false alarms of the statistics in worlds whose truth is known."""
+"""Coverage, bias and false alarms of the statistics in worlds whose truth is known.
+
+Letters: S steps, N placements of a world's population.
+"""
 
 import warnings
 from dataclasses import replace

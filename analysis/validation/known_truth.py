@@ -1,4 +1,7 @@
-"""Searches judged by the true landscape of an exhaustively scored run."""
+"""Searches judged by the true landscape of an exhaustively scored run.
+
+Letters: P placements, B budgets, R repetitions.
+"""
 
 from collections.abc import Mapping, Sequence
 

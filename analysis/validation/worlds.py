@@ -1,4 +1,7 @@
-"""Simulated runs whose true rankings are known, to measure whether estimates are unbiased and intervals cover."""
+"""Simulated runs whose true rankings are known, to measure whether estimates are unbiased and intervals cover.
+
+Letters: S steps, P placements that are scored, N placements of the population.
+"""
 
 import itertools
 from dataclasses import dataclass
