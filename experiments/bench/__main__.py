@@ -1,6 +1,7 @@
 """``python -m experiments.bench [NAME ...] [--quick]``: one table per benchmark; speeds are ratios measured in the same run."""
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 
@@ -44,15 +45,19 @@ def main() -> None:
         help=f"any of {', '.join(BENCHMARKS)} (default: all but serving, which has an environment of its own), or table",
     )
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--run", type=Path, help="for serving: a run or a checkpoint folder with presets, instead of a random model")
     arguments = parser.parse_args()
     if arguments.names == ["table"]:  # docs/benchmarks.md
         return speedups.write_table()
+    if arguments.run and arguments.names != ["serving"]:
+        parser.error("--run is for serving: python -m experiments.bench serving --run RUN")
     for name in arguments.names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name}: choose from {', '.join(BENCHMARKS)}")
     pd.set_option("display.width", 200, "display.max_columns", None, "display.max_colwidth", 60)
     for name in arguments.names or [name for name in BENCHMARKS if name != "serving"]:
-        print(f"\n{name}\n{BENCHMARKS[name](quick=arguments.quick).to_string(index=False)}")
+        more = {"where": arguments.run} if name == "serving" else {}
+        print(f"\n{name}\n{BENCHMARKS[name](quick=arguments.quick, **more).to_string(index=False)}")
 
 
 if __name__ == "__main__":

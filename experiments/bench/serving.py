@@ -1,21 +1,14 @@
 """A running vLLM server under load: mixes of placements against all-FA, then requests of all kinds with bad and aborted ones among them.
 
-The server is ``python -m supernet.serving`` in its own environment on this machine, the model a random one. Every answer is compared with
-the tokens of ``supernet.generate``.
+The server is ``python -m supernet.serving`` in its own environment on this machine, the model a random one, or that of a run. Every answer
+is compared with the tokens of ``supernet.generate``.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import tempfile
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,11 +18,14 @@ import pandas as pd
 import torch
 import yaml
 
-from supernet.checkpoint import save
+from experiments.runs.steps import whole_checkpoints
+from supernet.checkpoint import load, save
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.generate import generate
 from supernet.mixers import MIXERS
+from supernet.presets import read_presets
+from supernet.server import ask, running
 
 PYTHON = Path(".venv-vllm/bin/python")
 SHAPES = SupernetConfig(layers=8, hidden=128, ffn=256, heads=4, kv_heads=2, head_dim=32, vocab=512, window=64)
@@ -37,44 +33,67 @@ PRESETS = {"cheap": "GKGSGKGG", "middle": "FSKGFSKG", "dear": "FFSFFFSF"}
 ROOM = 512  # tokens of the longest request
 MEMORY = 64 << 20  # bytes for keys, values and states
 AT_ONCE = 16  # clients
-BAD = ({"placement": "FX"}, {"placement": "FFFF"}, {"preset": "none"})
-START = 600  # seconds that a server may take to start
+BAD = ({"placement": "FX"}, {"placement": "F" * 1000}, {"preset": "none"})
+NAME = "model"
 
 
-def run(quick: bool = False) -> pd.DataFrame:
-    """One row per mix: what came of its requests, their speed, and how many of the longest ones fit the memory by exact bytes."""
+def run(quick: bool = False, where: Path | None = None) -> pd.DataFrame:
+    """One row per mix: what came of its requests, their speed, and how many of the longest ones fit the memory by exact bytes.
+
+    ``where``: a run (its last checkpoint) or a checkpoint folder, instead of the random model.
+    """
     if not PYTHON.exists():
         raise SystemExit("error: no .venv-vllm: make .venv-vllm/.done makes the environment of vLLM")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = where or random_folder(Path(temporary) / "random")
+        steps = whole_checkpoints(folder)
+        model = load(steps[max(steps)] if steps else folder).eval().requires_grad_(False)
+        presets, all_fa = read_presets(folder), "F" * model.config.layers
+        if not presets:
+            raise SystemExit(f"error: {folder} has no presets.yaml: give a run that has come to its report")
+        cheap = min(presets, key=lambda name: (presets[name].count("F"), presets[name].count("S")))
+        mixes = {"all-FA": [all_fa], cheap: [presets[cheap]], "mixed": [all_fa, *presets.values()]}
+        options = {"name": NAME, "max-model-len": ROOM, "kv-cache-memory-bytes": MEMORY}
+        try:
+            with running(PYTHON, folder, Path(temporary) / "server.log", options) as url:
+                return table(url, model, mixes, *((16, 40, 16) if quick else (64, 200, 32)))
+        except RuntimeError as error:
+            raise SystemExit(f"error: {error}") from None
+
+
+def random_folder(folder: Path) -> Path:
+    """A checkpoint with random weights, and presets."""
     torch.manual_seed(0)
-    model = Supernet(SHAPES).eval().requires_grad_(False)
+    model = Supernet(SHAPES)
     for p in model.parameters():
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.2)
-    number, load, new = (16, 40, 16) if quick else (64, 200, 32)
-    all_fa = "F" * SHAPES.layers
-    mixes = {"all-FA": [all_fa], "cheap": [PRESETS["cheap"]], "mixed": [all_fa, *PRESETS.values()]}
+    save(model, folder)
+    (folder / "presets.yaml").write_text(yaml.safe_dump({"presets": {name: {"placement": p} for name, p in PRESETS.items()}}))
+    return folder
+
+
+def table(url: str, model: Supernet, mixes: dict[str, list[str]], number: int, load_requests: int, new: int) -> pd.DataFrame:
+    """A row per mix of ``number`` requests of ``new`` tokens, and one of ``load_requests`` of all kinds."""
     rng, rows = np.random.default_rng(0), []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "random"
-        save(model, folder)
-        (folder / "presets.yaml").write_text(yaml.safe_dump({"presets": {name: {"placement": p} for name, p in PRESETS.items()}}))
-        with server(folder) as url:
-            measure(url, model, requests_of(mixes["mixed"], AT_ONCE, 4, rng), "warm-up")
-            for name, placements in mixes.items():
-                rows.append(measure(url, model, requests_of(placements, number, new, rng), name))
-            kinds = rng.choice(["good", "abort", "bad"], size=load, p=[0.8, 0.1, 0.1]).tolist()
-            rows.append(measure(url, model, requests_of(mixes["mixed"], load, new, rng, kinds), "load"))
-    table = pd.DataFrame(rows)
-    table["ratio to all-FA"] = table["tokens/s"] / table["tokens/s"][0]
-    table["fit in memory"] = [int(MEMORY / np.mean([request_bytes(p) for p in mixes.get(name, mixes["mixed"])])) for name in table["mix"]]
-    return table.round({"tokens/s": 1, "p50 s": 2, "p95 s": 2, "p99 s": 2, "ratio to all-FA": 2})
+    vocab = model.config.vocab
+    measure(url, model, requests_of(mixes["mixed"], AT_ONCE, 4, rng, vocab), "warm-up")
+    for name, placements in mixes.items():
+        rows.append(measure(url, model, requests_of(placements, number, new, rng, vocab), name))
+    kinds = rng.choice(["good", "abort", "bad"], size=load_requests, p=[0.8, 0.1, 0.1]).tolist()
+    rows.append(measure(url, model, requests_of(mixes["mixed"], load_requests, new, rng, vocab, kinds), "load"))
+    found = pd.DataFrame(rows)
+    found["ratio to all-FA"] = found["tokens/s"] / found["tokens/s"][0]
+    held = {name: np.mean([request_bytes(model.config, p) for p in placements]) for name, placements in mixes.items()}
+    found["fit in memory"] = [int(MEMORY / held.get(name, held["mixed"])) for name in found["mix"]]
+    return found.round({"tokens/s": 1, "p50 s": 2, "p95 s": 2, "p99 s": 2, "ratio to all-FA": 2})
 
 
 def requests_of(
-    placements: list[str], number: int, new: int, rng: np.random.Generator, kinds: list[str] | None = None
+    placements: list[str], number: int, new: int, rng: np.random.Generator, vocab: int, kinds: list[str] | None = None
 ) -> list[dict[str, Any]]:
     """Prompts of 4 to 200 tokens. ``kinds``: good, abort or bad."""
-    prompts = [rng.integers(3, SHAPES.vocab, size=n).tolist() for n in rng.integers(4, 200, size=number)]
+    prompts = [rng.integers(3, vocab, size=n).tolist() for n in rng.integers(4, 200, size=number)]
     return [
         {"prompt": prompt, "placement": placements[i % len(placements)], "new": new, "kind": kinds[i] if kinds else "good", "number": i}
         for i, prompt in enumerate(prompts)
@@ -85,7 +104,7 @@ def measure(url: str, model: Supernet, requests: list[dict[str, Any]], mix: str)
     """Send the requests by AT_ONCE clients and say what came of them."""
     begun = time.perf_counter()
     with ThreadPoolExecutor(AT_ONCE) as clients:
-        came = list(clients.map(lambda request: ask(url, request), requests))
+        came = list(clients.map(lambda request: answer(url, request), requests))
     seconds = time.perf_counter() - begun
     good = [(request, tokens) for request, (tokens, _) in zip(requests, came, strict=True) if request["kind"] == "good"]
     wanted = generate(model, [torch.tensor(r["prompt"]) for r, _ in good], [r["placement"] for r, _ in good], requests[0]["new"])
@@ -102,15 +121,12 @@ def measure(url: str, model: Supernet, requests: list[dict[str, Any]], mix: str)
     }
 
 
-def ask(url: str, request: dict[str, Any]) -> tuple[list[int] | str | None, float]:
+def answer(url: str, request: dict[str, Any]) -> tuple[list[int] | str | None, float]:
     """(tokens, "aborted", "refused", or None where nothing came; seconds)."""
     begun, kind = time.perf_counter(), request["kind"]
-    body = {"model": "random", "prompt": request["prompt"], "max_tokens": request["new"], "temperature": 0, "ignore_eos": True}
     arguments = BAD[request["number"] % len(BAD)] if kind == "bad" else {"placement": request["placement"]}
-    body |= {"vllm_xargs": arguments, "return_token_ids": True, "stream": kind == "abort"}
-    post = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(post, timeout=START) as answer:
+        with ask(url, NAME, request["prompt"], request["new"], arguments, stream=kind == "abort") as answer:
             if kind == "abort":
                 answer.readline()
                 found = "aborted"
@@ -123,38 +139,7 @@ def ask(url: str, request: dict[str, Any]) -> tuple[list[int] | str | None, floa
     return found, time.perf_counter() - begun
 
 
-def request_bytes(placement: str) -> int:
+def request_bytes(config: SupernetConfig, placement: str) -> int:
     """What the longest request keeps, exactly."""
-    shapes = [shape for letter in placement for shape in MIXERS[letter].state_shapes(SHAPES, ROOM, torch.float32)]
+    shapes = [shape for letter in placement for shape in MIXERS[letter].state_shapes(config, ROOM, torch.float32)]
     return sum(prod(shape) * dtype.itemsize for shape, dtype in shapes)
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """The URL of a server of ``folder`` on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = {"host": "127.0.0.1", "port": port, "max-model-len": ROOM, "kv-cache-memory-bytes": MEMORY}
-    command = [str(PYTHON), "-m", "supernet.serving", str(folder), *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
-    log = folder.parent / "server.log"
-    with log.open("w") as said:
-        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, env=environment)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"error: the server did not start: {log.read_text()[-2000:]}") from None
-                time.sleep(1)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)

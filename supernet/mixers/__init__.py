@@ -11,8 +11,9 @@ A mixer is an ``nn.Module`` made from a SupernetConfig that maps [B, T, D] to [B
   ``state`` is a list of those tensors with B in front, and is written in place.
 
 The forward pass, ``extend`` and serving share everything that has weights: of an attention ``qkv(x, start)``, which gives q, k and v
-at their positions, and ``out(o)``; of a delta rule ``inputs(x, past)``, which gives q, k, v, g, beta, gate and the next ``past`` of
-the convolutions, and ``out(o, gate)``. What lies between has no weights: scaled dot products, or ``ops.kernels.delta_rule_from``.
+at their positions, and ``out(o)``; of a delta rule ``inputs(x, past, convolve)``, which gives q, k, v, g, beta, gate and the next
+``past`` of the convolutions, and ``out(o, gate)``. What lies between has no weights: scaled dot products, or
+``ops.kernels.delta_rule_from``.
 """
 
 from supernet.mixers.attention import FullAttention, SlidingWindowAttention

@@ -1,6 +1,7 @@
 """Kimi Delta Attention and Gated DeltaNet. Shapes: B batch, T tokens, D hidden, H heads, d head dimension."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from supernet.layers import CausalConv, RMSNorm
 from supernet.mixers.attention import FullAttention
 from supernet.ops.delta_rule import saved_floats
 from supernet.ops.kernels import delta_rule, delta_rule_from
+
+Convolve = Callable[[CausalConv, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 L2_EPS = 1e-6
 TAP = 0.5  # initial tap of the convolutions at the current token
@@ -91,15 +94,16 @@ class KimiDeltaAttention(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(width))
         self.norm = RMSNorm(d, c.delta_norm_eps)
 
-    def inputs(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, ...]:
+    def inputs(self, x: Tensor, past: Tensor | None = None, convolve: Convolve = CausalConv.__call__) -> tuple[Tensor, ...]:
         """[B, T, D] -> q, k, v, g [B, T, H, d], beta [B, T, H], gate [B, T, H, d] and the next ``past`` [B, width - 1, 3 H d].
 
-        ``past``: the convolutions' last inputs (queries, keys, values) of the tokens before; None where x is the start.
+        ``past``: the convolutions' last inputs (queries, keys, values) of the tokens before; None where x is the start. ``convolve``:
+        what computes them, given a CausalConv, its input and its past.
         """
         c = self.config
         befores = [None] * 3 if past is None else past.chunk(3, -1)
         mixed = [
-            conv(proj(x), before)
+            convolve(conv, proj(x), before)
             for conv, proj, before in zip(
                 (self.q_conv, self.k_conv, self.v_conv), (self.q_proj, self.k_proj, self.v_proj), befores, strict=True
             )
@@ -197,15 +201,16 @@ class GatedDeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(c.gdn_value_heads))
         self.norm = RMSNorm(c.gdn_value_dim, c.delta_norm_eps)
 
-    def inputs(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, ...]:
+    def inputs(self, x: Tensor, past: Tensor | None = None, convolve: Convolve = CausalConv.__call__) -> tuple[Tensor, ...]:
         """[B, T, D] -> q, k [B, T, key heads, K], v [B, T, H, V], g [B, T, H, 1], beta [B, T, H], gate [B, T, H, V] and the next ``past``
         [B, width - 1, C].
 
         ``past``: the convolution's last inputs (queries, keys, values: C channels) of the tokens before; None where x is the start.
+        ``convolve``: what computes it, given the CausalConv, its input and its past.
         """
         c = self.config
         qkv, z = self.in_proj_qkvz(x).split([sum(self.widths[:3]), self.widths[3]], -1)
-        qkv, past = self.convolution(qkv, past)
+        qkv, past = convolve(self.convolution, qkv, past)
         q, k, v = qkv.split(self.widths[:3], -1)
         q, k = (y.unflatten(-1, (c.gdn_key_heads, c.gdn_key_dim)) for y in (q, k))
         q, k = unit(q, c.gdn_key_dim**-0.5), unit(k)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from supernet.presets import ALL_FA, read_presets, resolve
 from supernet.reader import native_raw, open_layers, read_json
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--placement", default="", help="of requests that ask for none: a preset, letters or all-FA (default)")
     parser.add_argument("--name", help="of the model (default: the folder's)")
     parser.add_argument("--teacher", type=Path, help="the teacher's folder of a run (default: found by its sha256 in .cache/teachers)")
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer (default: RUN/tokenizer or the folder's; else token ids)")
+    parser.add_argument("--tokenizer", type=Path, help="its folder (default: that of the run, folder or teacher; else token ids)")
     given, others = parser.parse_known_args(argv)
     try:
         if find_spec("vllm") is None:
@@ -55,7 +57,8 @@ def write_front(front: Path, given: argparse.Namespace) -> list[str]:
     raw = native_raw(config, dtype, reader.kept)
     raw |= {"checkpoint": str(folder.resolve()), "teacher": given.teacher and str(given.teacher.resolve()), "default_placement": placement}
     raw |= {"presets": presets}
-    tokenizer = find_tokenizer(given.tokenizer, given.where, folder)
+    beside = reader.tensors["embed.weight"].file.parent  # a run's frozen tensors are its teacher's
+    tokenizer = find_tokenizer(given.tokenizer, given.where, folder, beside)
     if tokenizer and (end := end_token(tokenizer)) is not None:
         raw |= {"eos_token_id": end}
     (front / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
@@ -66,7 +69,8 @@ def write_front(front: Path, given: argparse.Namespace) -> list[str]:
     arguments = ["--model", str(front), "--served-model-name", name, *(f"{name}:{preset}" for preset in shown)]
     arguments += ["--tokenizer", str(tokenizer)] if tokenizer else ["--skip-tokenizer-init"]
     arguments += ["--dtype", dtype]  # vLLM by itself would make float32 bfloat16
-    return [*arguments, "--middleware", "supernet.serving.names.PresetNames", "--enforce-eager"]
+    arguments += ["--middleware", "supernet.serving.names.PresetNames"]
+    return arguments if torch.cuda.is_available() else [*arguments, "--enforce-eager"]
 
 
 def last_checkpoint(where: Path) -> Path:
@@ -81,12 +85,12 @@ def last_checkpoint(where: Path) -> Path:
     return steps[max(steps)]
 
 
-def find_tokenizer(given: Path | None, where: Path, folder: Path) -> Path | None:
-    """The folder of the tokenizer that was named, of the run, or of the checkpoint."""
+def find_tokenizer(given: Path | None, where: Path, folder: Path, teacher: Path) -> Path | None:
+    """The folder of the tokenizer that was named, of the run, of the checkpoint, or of the teacher."""
     if given and not any(given.glob("tokenizer*")):
         raise ValueError(f"--tokenizer is {given}, which holds no tokenizer*")
     runs = (folder.resolve().parents[1],) if (folder / "meta.json").is_file() else ()
-    places = [given] if given else [place for above in (where, folder, *runs) for place in (above / "tokenizer", above)]
+    places = [given] if given else [place for above in (where, folder, *runs, teacher) for place in (above / "tokenizer", above)]
     return next((place for place in places if place.is_dir() and any(p.is_file() for p in place.glob("tokenizer*"))), None)
 
 

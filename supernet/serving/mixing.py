@@ -1,15 +1,54 @@
 """What the mixers of a layer do over pages: the project's own modules, between them the keys, values and states that vLLM's pages hold.
 
+This is for a CPU, in torch; ``gpu.py`` has the same ``plan``, ``shape_of_state`` and ``mix`` for vLLM's kernels. Imports without vLLM.
 Shapes: R rows, T new tokens of each, D hidden, H heads, d head dimension, P pages of a layer, n pages of a row, N tokens in them.
-Imports without vLLM.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from supernet.ops.cache import grouped
+
+
+@dataclass
+class Part:
+    """Rows of a step that take one mixer in a layer and have the same number of new tokens: all that decode are one part."""
+
+    letter: str
+    rows: list[int]
+    starts: list[int]  # tokens that each has seen before
+    tokens: Tensor  # [R, T]: where its new ones are in the batch
+
+
+def plan(column: Sequence[str], bounds: Sequence[int], starts: Sequence[int], device: torch.device) -> list[Part]:
+    """A layer's parts. ``column``: the mixer of each row; row i has the tokens from ``bounds[i]`` on and has seen ``starts[i]`` before."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for row, letter in enumerate(column):
+        if (new := bounds[row + 1] - bounds[row]) > 0:
+            found.setdefault((letter, new), []).append(row)
+    parts = []
+    for (letter, new), rows in found.items():
+        tokens = torch.tensor([bounds[row] for row in rows])[:, None] + torch.arange(new)
+        parts.append(Part(letter, rows, [starts[row] for row in rows], tokens.to(device)))
+    return parts
+
+
+def shape_of_state(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How a page lays out what a mixer keeps: as the mixer says."""
+    return shape
+
+
+def mix(mixer: nn.Module, x: Tensor, part: Part, pages: Any, metadata: Any) -> Tensor:
+    """The part's new tokens x [R, T, D] -> [R, T, D]; what is kept of them is written to the layer's pages.
+
+    ``pages``: [P, kv_heads, N, 2 d] of an attention, or the tensors of a delta rule's ``state_shapes`` with P in front. ``metadata``:
+    vLLM's CommonAttentionMetadata of the layer.
+    """
+    return (attend if attends(mixer) else recur)(mixer, x, part.starts, pages, metadata.block_table_tensor[part.rows])
 
 
 def attends(mixer: nn.Module | type[nn.Module]) -> bool:

@@ -4,12 +4,13 @@ Shapes: N tokens of a batch, of all its rows one after another; D hidden, V voca
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.compilation.breakable_cudagraph import eager_break_during_capture
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
@@ -17,7 +18,9 @@ from vllm.v1.attention.backend import AttentionBackend, AttentionMetadataBuilder
 
 from supernet import checkpoint
 from supernet.mixers import MIXERS
-from supernet.serving.mixing import attend, attends, recur
+from supernet.ops import kernels
+from supernet.serving import mixing
+from supernet.serving.mixing import attends
 from supernet.serving.pages import LayerSpec, state_views
 from supernet.serving.rows import placements_of
 
@@ -72,16 +75,19 @@ class Pages(nn.Module, AttentionLayerBase):
         self.kv_cache = kv_cache
         for letter in self.config.letters(self.layer):
             own = MIXERS[letter]
-            self.views[letter] = kv_cache if attends(own) else state_views(kv_cache, own.state_shapes(self.config, 1, kv_cache.dtype))
+            shapes = [] if attends(own) else own.state_shapes(self.config, 1, kv_cache.dtype)
+            shapes = [(kernels_for(kv_cache.device).shape_of_state(shape), dtype) for shape, dtype in shapes]
+            self.views[letter] = state_views(kv_cache, shapes) if shapes else kv_cache
 
 
-@dataclass
-class Part:
-    """Rows of a step that have the same number of new tokens and the same mixer in a layer."""
+def kernels_for(device: torch.device) -> ModuleType:
+    """What mixes over pages there."""
+    if device.type == "cpu":
+        kernels.use("numba")  # vLLM's CPU build comes with numba; 3 to 5 times faster than torch
+        return mixing
+    from supernet.serving import gpu  # vLLM's kernels, which need Triton
 
-    rows: list[int]
-    starts: list[int]  # tokens that each has seen before
-    tokens: Tensor  # [R, T]: where its new ones are in the batch
+    return gpu
 
 
 class SupernetForCausalLM(nn.Module):
@@ -93,8 +99,10 @@ class SupernetForCausalLM(nn.Module):
         # Our reader knows every format and checks each tensor; vLLM's own iterator of weights is not used.
         folder, teacher = raw.get("checkpoint", vllm_config.model_config.model), raw.get("teacher")
         net = checkpoint.load(Path(folder), teacher).requires_grad_(False)
-        self.net = net.cast(vllm_config.model_config.dtype).to(vllm_config.device_config.device)
-        self.config = net.config
+        device = vllm_config.device_config.device
+        self.net = net.cast(vllm_config.model_config.dtype).to(device)
+        self.config, self.paged = net.config, kernels_for(device)
+        self.step, self.plan = None, []  # what ``parts`` found last
         self.pages = nn.ModuleList(Pages(net.config, layer, vllm_config) for layer in range(net.config.layers))
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
@@ -103,44 +111,51 @@ class SupernetForCausalLM(nn.Module):
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         return self.net.embed(input_ids)
 
+    @staticmethod
+    def get_model_state_cls() -> type:
+        from supernet.serving.runner2 import PlacementState  # vLLM's second model runner asks; it needs Triton
+
+        return PlacementState
+
     def forward(
         self, input_ids: Tensor, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """input_ids [N] -> hidden states after the last norm [N, D]."""
+        """input_ids [N] -> hidden states after the last norm [N, D]. More tokens than the batch has are padding."""
         x = self.net.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        metadata = get_forward_context().attn_metadata
-        if metadata is None:  # vLLM measures memory
-            return self.net.norm(x)
-        any_layer = metadata[self.pages[0].name]
-        rows = any_layer.num_reqs
-        bounds, lengths = any_layer.query_start_loc_cpu[: rows + 1].tolist(), any_layer.seq_lens[:rows].tolist()
-        parts: dict[tuple[str, ...], dict[str, list[Part]]] = {}
-        for block, pages, column in zip(self.net.blocks, self.pages, zip(*placements_of(rows), strict=True), strict=True):
-            if column not in parts:
-                parts[column] = _parts(column, bounds, lengths, x.device)
-            table, normed, mixed = metadata[pages.name].block_table_tensor, block.mixer_norm(x), torch.zeros_like(x)
-            for letter, its in parts[column].items():
-                mixer, over = block.mixers[letter], attend if attends(MIXERS[letter]) else recur
-                for part in its:
-                    new = over(mixer, normed[part.tokens], part.starts, pages.views[letter], table[part.rows])
-                    mixed[part.tokens] = new.to(x.dtype)
+        for layer, block in enumerate(self.net.blocks):
+            mixed = torch.zeros_like(x)
+            mix_layer(self, layer, block.mixer_norm(x), mixed)
             x = x + mixed
             x = x + block.mlp(block.mlp_norm(x))
         return self.net.norm(x)
+
+    def parts(self, layer: int, metadata: CommonAttentionMetadata) -> list[Any]:
+        """A layer's rows by mixer. They are the same in the next step unless a row joins, leaves or reads its prompt."""
+        if layer == 0:
+            rows = metadata.num_reqs
+            bounds = metadata.query_start_loc_cpu[: rows + 1].tolist()
+            lengths = metadata.seq_lens_cpu_upper_bound[:rows].tolist()  # exact, as nothing is speculated
+            starts = [n - (end - begin) for n, begin, end in zip(lengths, bounds, bounds[1:], strict=False)]
+            step = (placements_of(rows), bounds, [start == 0 for start in starts] if self.paged is not mixing else starts)
+            if step != self.step:
+                columns, device = list(zip(*step[0], strict=True)), self.net.embed.weight.device
+                plans = {column: self.paged.plan(column, bounds, starts, device) for column in set(columns)}
+                self.step, self.plan = step, [plans[column] for column in columns]
+        return self.plan[layer]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor:
         """[N, D] -> [N, V]."""
         return self.net.head(hidden_states)
 
 
-def _parts(column: tuple[str, ...], bounds: list[int], lengths: list[int], device: torch.device) -> dict[str, list[Part]]:
-    """A layer's rows by mixer, and by how many new tokens they have: all that decode are one part."""
-    found: dict[tuple[str, int], list[int]] = {}
-    for row, letter in enumerate(column):
-        if (new := bounds[row + 1] - bounds[row]) > 0:
-            found.setdefault((letter, new), []).append(row)
-    parts: dict[str, list[Part]] = {}
-    for (letter, new), rows in found.items():
-        tokens = torch.tensor([bounds[row] for row in rows])[:, None] + torch.arange(new)
-        parts.setdefault(letter, []).append(Part(rows, [lengths[row] - new for row in rows], tokens.to(device)))
-    return parts
+@eager_break_during_capture
+def mix_layer(model: SupernetForCausalLM, layer: int, normed: Tensor, mixed: Tensor) -> None:
+    """Fill ``mixed`` [N, D] with what the mixers of a layer make of ``normed`` [N, D]. CUDA graphs end before it and go on after it:
+    which mixers a step takes depends on its requests."""
+    if not (metadata := get_forward_context().attn_metadata):
+        return  # vLLM measures memory
+    pages, block = model.pages[layer], model.net.blocks[layer]
+    metadata = metadata[pages.name]
+    for part in model.parts(layer, metadata):
+        new = model.paged.mix(block.mixers[part.letter], normed[part.tokens], part, pages.views[part.letter], metadata)
+        mixed[part.tokens] = new.to(mixed.dtype)

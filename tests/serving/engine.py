@@ -1,7 +1,7 @@
 """Run by vLLM's own environment: answers requests with one engine and writes what it saw. ``engine.py JOB.json OUT.json``
 
-A job: folder, options of vLLM.LLM, requests of [placement, prompt, new tokens], bad arguments, and which requests to abort after a few
-steps.
+A job: folder, options of vLLM.LLM, requests of [placement ("": the default), prompt, new tokens], bad arguments, which to abort after
+a few steps.
 """
 
 import json
@@ -10,6 +10,9 @@ from pathlib import Path
 
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
+
+from supernet.ops import kernels
+from supernet.serving.pages import PLACEMENTS
 
 job = json.loads(Path(sys.argv[1]).read_text())
 llm = LLM(job["folder"], enforce_eager=True, skip_tokenizer_init=True, seed=0, **job["options"])
@@ -29,7 +32,7 @@ def watched(*args, **kwargs):
     seen["mixed_steps"] += min(tokens.values(), default=0) == 1 < max(tokens.values(), default=0)
     for request in scheduler.running:
         held = [sum(not block.is_null for block in manager.req_to_blocks.get(request.request_id, ())) for manager in managers]
-        placement = request.sampling_params.extra_args["placement"]
+        placement = PLACEMENTS[request.request_id]
         seen["pages"].append([placement, request.num_computed_tokens, tokens.get(request.request_id, 0), held])
     return step
 
@@ -43,7 +46,8 @@ scheduler.schedule, scheduler._preempt_request = watched, preempted
 
 
 def params(placement, new):
-    return SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False, extra_args={"placement": placement})
+    asked = {"placement": placement} if placement else None
+    return SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False, extra_args=asked)
 
 
 seen["refused"] = []
@@ -69,5 +73,7 @@ seen |= {
     "free_after": free(),
     "page_tokens": managers[0].block_size,
     "page_bytes": managers[0].kv_cache_spec.page_size_bytes,
+    "kernels": kernels._way,
+    "prefix_caching": llm.llm_engine.vllm_config.cache_config.enable_prefix_caching,
 }
 Path(sys.argv[2]).write_text(json.dumps(seen))

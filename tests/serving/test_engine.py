@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.checkpoint import load, save
+from supernet.checkpoint import load, main, save
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.serving.check import TOLERANCE, compare
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -29,10 +30,10 @@ def random_supernet(config):
     return model.eval()
 
 
-def run(vllm, folder, tmp_path, requests, kv_bytes, abort=(), bad=()):
+def run(vllm, folder, tmp_path, requests, kv_bytes, abort=(), bad=(), dtype="float32"):
     python, environment = vllm
     options = {
-        "dtype": "float32",
+        "dtype": dtype,
         "max_model_len": ROOM,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 48,
@@ -78,6 +79,7 @@ def test_every_answer_is_that_of_whole_forward_passes(format, vllm, greedy, tmp_
     assert seen["largest_batch"] >= 8 or format == "native"
     assert seen["mixed_steps"] > 0, "prefill and decode in one step"
     assert seen["free_after"] == seen["free_before"]
+    assert seen["kernels"] == "numba" and not seen["prefix_caching"]
     for sentence, word in zip(seen["refused"], ("unknown mixer X", "has 2 layers", "got 7"), strict=True):
         assert word in sentence and "\n" not in sentence
     if format == "native":
@@ -98,6 +100,32 @@ def pages_are_those_of_the_placement(seen):
             assert least <= pages <= least + (letter == "S"), (placement, total, new, held)
     most = {p: max(sum(held) for q, *_, held in seen["pages"] if q == p) for p in ("FFFF", "SSSS", "KKKK", "GGGG")}
     assert most["KKKK"] == most["GGGG"] == 4
+
+
+def test_bfloat16_weights_give_the_likeliest_tokens_of_whole_forward_passes(vllm, tmp_path):
+    model, folder = random_supernet(NATIVE).cast(torch.bfloat16), tmp_path / "supernet"
+    save(model, folder)
+    requests = requests_of(NATIVE.layers, NATIVE.vocab, 24)
+    seen = run(vllm, folder, tmp_path, requests, 64 << 20, dtype="bfloat16")
+    placements, prompts, _ = zip(*requests, strict=True)
+    said = [seen["answers"][str(i)] for i in range(len(requests))]
+    equal, worst = compare(model.float(), list(prompts), list(placements), said)
+    assert max(worst) < TOLERANCE["bfloat16"]
+    assert sum(equal) > 0.6 * 24 * len(requests)  # one tie that breaks the other way changes all that follows
+
+
+@pytest.mark.parametrize("format", ["native", "apriel2"])
+def test_a_fixed_layout_serves_its_one_placement(format, vllm, greedy, tmp_path):
+    """``python -m supernet.checkpoint convert --placement``: the mixers of one placement, and no others."""
+    save(random_supernet(NATIVE.replace(qkv_bias=False)), tmp_path / "supernet")
+    folder = tmp_path / "fixed"
+    main(["convert", str(tmp_path / "supernet"), str(folder), "--to", format, "--placement", "KFGS"])
+    model = load(folder)
+    assert model.config.fixed == "KFGS"
+    requests = [[placement, prompt, 12] for placement, (_, prompt, _) in zip(("KFGS", "", "KFGS"), requests_of(4, 97, 1)[4:], strict=False)]
+    seen = run(vllm, folder, tmp_path, requests, 64 << 20, bad=["FFFF"])
+    assert seen["answers"] == {str(i): greedy(model, "KFGS", prompt, 12) for i, (_, prompt, _) in enumerate(requests)}
+    assert "exported with KFGS alone" in seen["refused"][0]
 
 
 REFUSALS = """

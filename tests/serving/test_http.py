@@ -1,18 +1,13 @@
 """``python -m supernet.serving`` as a client sees it: one server for all of it."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 from test_engine import NATIVE, random_supernet
 
 from supernet.checkpoint import load, save
+from supernet.server import ask, running, tokens_of
 
 pytestmark = pytest.mark.slow
 PRESETS = "presets:\n  cheap: {placement: GKSG}\n  dear: {placement: FFSF}\n"
@@ -36,46 +31,12 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def server(vllm, tmp_path_factory):
     """(URL, the model that it serves)."""
-    python, environment = vllm
     folder = tmp_path_factory.mktemp("served") / "small"
     save(random_supernet(NATIVE), folder)
     (folder / "presets.yaml").write_text(PRESETS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [
-        "--placement",
-        "cheap",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--max-model-len",
-        "256",
-        "--kv-cache-memory-bytes",
-        "8388608",
-    ]
-    log = folder.parent / "server.log"
-    with log.open("w") as said:
-        command = [python, "-m", "supernet.serving", str(folder), *options]
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 600
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(1)
+    options = {"placement": "cheap", "max-model-len": 256, "kv-cache-memory-bytes": 8 << 20}
+    with running(vllm[0], folder, folder.parent / "server.log", options) as url:
         yield url, load(folder)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_placements_presets_defaults_and_refusals_by_the_openai_client(server, vllm, greedy):
@@ -113,10 +74,6 @@ def test_placements_presets_defaults_and_refusals_by_the_openai_client(server, v
 
 def test_a_client_that_goes_away_harms_nobody(server, greedy):
     url, model = server
-    body = {"model": "small", "prompt": [9, 9], "max_tokens": 200, "temperature": 0, "ignore_eos": True, "stream": True}
-    headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers), timeout=300) as answer:
+    with ask(url, "small", [9, 9], 200, stream=True) as answer:
         answer.readline()
-    body |= {"max_tokens": 6, "stream": False, "return_token_ids": True, "vllm_xargs": {"placement": "SSSS"}}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers), timeout=300) as answer:
-        assert json.load(answer)["choices"][0]["token_ids"] == greedy(model, "SSSS", [9, 9], 6)
+    assert tokens_of(url, "small", [9, 9], 6, {"placement": "SSSS"}) == greedy(model, "SSSS", [9, 9], 6)
