@@ -1,6 +1,7 @@
 """The GPU path without a GPU: vLLM's Triton kernels in the interpreter, and what vLLM's own loaders make of our hooks."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def triton(vllm):
+    if not list(Path(vllm[0]).parents[1].glob("lib/python*/site-packages/triton")):
+        missing = "no Triton in .venv-vllm: rm .venv-vllm/.done; make .venv-vllm/.done"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
 
 
 def said_by(vllm, *command, **more):
@@ -18,8 +26,9 @@ def said_by(vllm, *command, **more):
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 0.005)])
 def test_mixed_rows_by_vllms_kernels_are_the_mixers_whole_forward(dtype, tolerance, vllm):
+    """float32 takes the recurrent kernels, float16 the chunked ones. The interpreter does not know bfloat16."""
     found = json.loads(said_by(vllm, str(HERE / "interpreted.py"), dtype))
     assert found["steps"] > 3 and found["parts"] > 3 * found["steps"]
     assert max(found["worst"].values()) < tolerance, found
@@ -31,9 +40,10 @@ from types import SimpleNamespace as Some
 import interpreter
 from supernet.serving import placements, register, rows
 from vllm.config import CUDAGraphMode
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-register.current_platform = Some(is_cpu=lambda: False, is_cuda=lambda: True)
+register.current_platform = Some(is_cpu=lambda: False, is_cuda=lambda: True, device_name="cuda")
 raw = json.loads(os.environ["RAW"])
 def config(eager):
     return Some(
@@ -55,7 +65,7 @@ validate = validator(graphs.model_config.logits_processors)
 validate(SamplingParams(extra_args={"placement": "FSKG"}))
 try:
     validate(SamplingParams(extra_args={"placement": "FS"}))
-except ValueError as error:
+except VLLMValidationError as error:
     refused = str(error)
 
 # The runner tells the state what joins, and which slots are the rows of a step.
