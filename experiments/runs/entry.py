@@ -1,5 +1,6 @@
 """How every entry point starts: Hydra composes the options, user errors end in one line and exit code 1."""
 
+import argparse
 import dataclasses
 import errno
 import os
@@ -7,7 +8,8 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,7 +54,7 @@ def run(task: Callable[[Config], None]) -> None:
         planning, seconds = "--dry-run" in sys.argv, []
         if planning:
             task = planned(task, seconds)
-        with listening():
+        with listening(), help_unchecked():
             main()
         if planning and len(cells) > 1:
             from experiments.overview.plan import duration
@@ -67,6 +69,23 @@ def run(task: Callable[[Config], None]) -> None:
     failed = [line for line in cells if line]
     if failed:
         fail(failed[0] if len(cells) == 1 else f"{len(failed)} of {len(cells)} cells failed: the same command does what is missing")
+
+
+@contextmanager
+def help_unchecked() -> Iterator[None]:
+    """Python 3.14 looks into the help of every argument that is added, and Hydra 1.3's of shell completion is no text, so that no command
+    would start (facebookresearch/hydra issue 3121): the look is left out."""
+    parser = argparse.ArgumentParser
+    own = vars(parser).get("_check_help")
+    if hasattr(parser, "_check_help"):
+        parser._check_help = lambda self, action: None
+    try:
+        yield
+    finally:
+        if own:
+            parser._check_help = own
+        elif "_check_help" in vars(parser):
+            del parser._check_help
 
 
 def listed(argv: list[str]) -> list[str]:

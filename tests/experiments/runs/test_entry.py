@@ -1,5 +1,6 @@
 """The wrapper around every command: what it prints, its exit codes, cells of a multirun, signals."""
 
+import argparse
 import os
 import signal
 
@@ -177,3 +178,23 @@ def test_an_exit_code_of_the_work_itself_is_kept(command):
 def test_options_that_are_not_there_or_of_another_type_are_one_line(command, capsys, option, said):
     assert command(lambda config: pytest.fail("ran"), option) == 1
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize("where", [argparse.ArgumentParser, argparse._ActionsContainer])
+def test_commands_start_where_argparse_looks_into_help_as_python_3_14_does(command, monkeypatch, where):
+    add, looked = argparse._ActionsContainer.add_argument, []
+
+    def check(self, action):
+        looked.append("%" in (action.help or ""))
+
+    def checking(self, *names, **options):
+        action = add(self, *names, **options)
+        if hasattr(self, "_get_formatter"):
+            self._check_help(action)
+        return action
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", checking)
+    monkeypatch.setattr(where, "_check_help", check, raising=False)
+    assert command(lambda config: None) == 0 and not looked
+    argparse.ArgumentParser().add_argument("--one", help="100%%")
+    assert looked, "what others add is looked at again"
