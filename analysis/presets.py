@@ -6,7 +6,8 @@ surrogate_coefficients; where winners were scored on fresh items also tables/fou
 per token (objective ``loglik``); retention is exp(quality - quality of all-FA), the ratio of geometric mean token probabilities.
 
 ``python -m analysis.presets RUN --budget 26 --at-least F=4 --fix 0=F --forbid S --no-singletons`` answers for these budgets and
-constraints (any of them) in the terminal, and writes nothing.
+constraints (any of them) in the terminal, and writes nothing. ``--objective retrieval`` chooses by accuracy on the questions that
+``python -m experiments.evaluate`` has asked, and writes all of the above into RUN/evaluation/retrieval.
 """
 
 import argparse
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from analysis.cost import coefficients_of
 from analysis.input.formats import stem_of
 from analysis.input.runs import Run, find_runs, load
-from analysis.optimise.choice import budgets_of, choose, surrogate
+from analysis.optimise.choice import OBJECTIVE, budgets_of, choose, surrogate
 from analysis.optimise.constraints import Constraints
 from analysis.optimise.proposals import with_proposed
 from analysis.output.command import arguments, ends
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.add_argument("--forbid", default="", metavar="MIXERS", help="mixers that no layer may take: KG")
     asked.add_argument("--no-singletons", action="store_true", help="a mixer that is used is used in two layers or more")
     asked.add_argument("--no-isolated", action="store_true", help="every layer has a neighbour with the same mixer")
+    parser.add_argument("--objective", default=OBJECTIVE, metavar="TASK",
+                        help="loglik (default), or accuracy on a task of RUN/evaluation: retrieval, synthetic, ...")  # fmt: skip
     options = parser.parse_args(argv)
     return ends(lambda: every_run(options))
 
@@ -53,14 +57,42 @@ def every_run(options: argparse.Namespace) -> int:
     paths = options.runs or find_runs(Path("results"))
 
     def one(path: Path) -> None:
+        if options.objective != OBJECTIVE:
+            path = of_task(path, options.objective)
         out = options.out if options.out is None or len(paths) == 1 else options.out / (path.name if path.is_dir() else stem_of(path))
         for run in load(path, options.costs, out):
             if asked:
                 print(ask(run, options.budget or options.budgets, constraints, level).to_string(index=False, float_format="%.4g"))
             else:
-                print(summary(run.folder if run.folder != path.parent else path, write_presets(run, options.budgets, options.seed, level)))
+                document = write_presets(run, options.budgets, options.seed, level, options.objective)
+                print(summary(run.folder if run.folder != path.parent else path, document))
+                if options.objective != OBJECTIVE:
+                    print(beside_likelihood(path.parents[1], document))
 
     return max([ends(lambda path=path: one(path), str(path)) for path in paths])
+
+
+def of_task(path: Path, task: str) -> Path:
+    """The folder of a run's evaluation. ValueError names the tasks that there are."""
+    folder = path / "evaluation" / task
+    if not (folder / "scores").is_dir():
+        there = ", ".join(sorted(p.parent.name for p in path.glob("evaluation/*/scores"))) or "none yet"
+        raise ValueError(
+            f"--objective {task}: {path} has no such evaluation ({there}): run python -m experiments.evaluate {path} tasks=..."
+        )
+    return folder
+
+
+def beside_likelihood(run: Path, document: dict) -> str:
+    """At which budgets the presets by likelihood are others."""
+    path = run / "presets.yaml"
+    theirs = (yaml.safe_load(path.read_text()) or {}).get("presets") or {} if path.is_file() else {}
+    known = {entry.get("budget"): entry["placement"] for entry in theirs.values()}
+    shared = [entry for entry in document["presets"].values() if entry["budget"] in known]
+    other = [f"{entry['budget']:g}" for entry in shared if known[entry["budget"]] != entry["placement"]]
+    if not shared:
+        return f"  no presets by likelihood at these budgets in {path}"
+    return f"  by likelihood another placement at {len(other)} of {len(shared)} budgets{': ' * bool(other)}{', '.join(other)}"
 
 
 def parse_constraints(at_least: Sequence[str], fix: Sequence[str], forbid: str, no_singletons: bool, no_isolated: bool) -> Constraints:
@@ -94,6 +126,12 @@ def ask(run: Run, budgets: Sequence[float] | None, constraints: Constraints, lev
     return table.assign(scored=np.where(table["placement"].isin(last.placements), "yes", "no"))
 
 
+def kept_in_words(kept: dict[str, float | None]) -> str:
+    if kept["value"] is None:
+        return "retention unknown, all-FA has none"
+    return f"retention {kept['value']:.3f} [{kept['lo']:.3f}, {kept['hi']:.3f}]"
+
+
 def summary(run: Path, document: dict) -> str:
     """The presets for the terminal."""
     source = document["provenance"]
@@ -104,8 +142,7 @@ def summary(run: Path, document: dict) -> str:
         fresh = measured is not None and measured["fresh_items"]
         how = "predicted" if measured is None else f"{measured['items']} {'fresh items' if fresh else 'items that chose it'}"
         stale += not fresh
-        lines.append(f"  {name:<12} {entry['placement']}  cost {entry['cost']:g}, retention {kept['value']:.3f} "
-                     f"[{kept['lo']:.3f}, {kept['hi']:.3f}] ({how})")  # fmt: skip
+        lines.append(f"  {name:<12} {entry['placement']}  cost {entry['cost']:g}, {kept_in_words(kept)} ({how})")  # fmt: skip
     if stale:
         lines.append(f"  {stale} of these not judged on fresh items, which favours them: run python -m experiments.sweep with the run's "
                      "options and placements=winners")  # fmt: skip

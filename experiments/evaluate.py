@@ -7,6 +7,7 @@ reads them, ``python -m analysis.evaluation RUN`` compares them with likelihoods
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -79,15 +80,16 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
         frozen = Asked(**named, tokens={0: 0}, open=lambda _: ready(load_teacher(teacher), dtype, device))
         alone = pd.DataFrame({"placement": ["F" * reader.config.layers], "source": "preset", "cost": float(reader.config.layers)})
         if task.startswith("lm_eval:"):
-            from experiments.evaluation.harness import ask_harness  # needs the eval extra, and takes seconds
+            from experiments.evaluation.harness import ask_harness, load_tasks  # needs the eval extra, and takes seconds
 
             if dry:
                 print(f"{task}: {len(placements)} placements x {len(at)} checkpoints, and the frozen teacher, into {below}")
                 continue
             tokenizer, name = load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None), task.partition(":")[2]
+            load = cache(lambda name=name, tokenizer=tokenizer: load_tasks(name, options.lengths, tokenizer, options.seed))
             if teacher:
-                ask_harness(below / "teacher", frozen, alone, name, tokenizer, options)
-            ask_harness(below, asked, placements, name, tokenizer, options)
+                ask_harness(below / "teacher", frozen, alone, load, tokenizer, options)
+            ask_harness(below, asked, placements, load, tokenizer, options)
             continue
         questions, verifier = questions_of(task, source, config, options)
         if dry:

@@ -80,9 +80,9 @@ def winners(run: Path, scores: Scores, last: Scores) -> list[str]:
 
 def presets(
     last: Scores, expansion: ClusterExpansion, budgets: Sequence[float], coefficients: Mapping[str, float] = COST,
-    fresh: pd.DataFrame | None = None, level: float = 0.95, corrected: pd.DataFrame | None = None,
+    fresh: pd.DataFrame | None = None, level: float = 0.95, corrected: pd.DataFrame | None = None, objective: str = OBJECTIVE,
 ) -> dict:  # fmt: skip
-    """The presets of the last checkpoint as plain data for presets.yaml, by name ``loglik-<budget>``.
+    """The presets of the last checkpoint as plain data for presets.yaml, by name ``<objective>-<budget>``.
 
     Intervals are of this ``level``. ``fresh`` (from ``load_fresh``) has the qualities of winners on items that did not choose them.
     ``measured`` and ``retention`` come from there where both the preset and all-FA have them (``fresh_items`` true), else from the items
@@ -90,6 +90,8 @@ def presets(
     ``difference`` is quality minus that of all-FA, its interval from differences paired by item (predicted where all-FA was not scored);
     retention is its exponential. ``corrected`` (from ``optimism.optimum``) adds ``optimum``: quality and difference with intervals
     that know that the placement was chosen; retention of an unscored preset then comes from there.
+    Of another ``objective`` than likelihood quality is an accuracy, and retention its ratio to that of all-FA, which is held fixed (null
+    where all-FA has none).
     """
     full, wide = all_attention(expansion, coefficients), expansion.quantile(level)
     same = {p: last.quality[-1, i] for i, p in enumerate(last.placements)}
@@ -115,8 +117,12 @@ def presets(
                 difference = _interval(*mean_and_error(own - table[full]), paired)
             entry["measured"] = _interval(*mean_and_error(own), paired, "quality")
             entry["measured"] |= {"difference": difference, "items": len(own), "fresh_items": table is new}
-        entry["retention"] = {key: round(float(np.exp(value)), 6) for key, value in difference.items()}
-        named[f"{OBJECTIVE}-{row.budget:g}"] = entry
+        if objective == OBJECTIVE:
+            entry["retention"] = {key: round(float(np.exp(value)), 6) for key, value in difference.items()}
+        else:
+            whole = float(table[full].mean()) if full in table else float(expansion.estimate([full])[0][0])
+            entry["retention"] = {k: round(1 + float(v) / whole, 6) if whole > 0 else None for k, v in difference.items()}
+        named[f"{objective}-{row.budget:g}"] = entry
     return named
 
 

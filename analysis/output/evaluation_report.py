@@ -136,7 +136,7 @@ def report(run: Path, evaluation: Evaluation, kept: pd.DataFrame, proxy: pd.Data
     if len(proxy):
         last = proxy[(proxy["step"] == proxy["step"].max()) & (proxy["target"] == ALL)]
         shown = ["band", "spearman_equal_cost", "linear", "linear_lo", "linear_hi", "regret", "regret_lo", "regret_hi"]
-        lines += [markdown(last[["likelihood", "n_placements", "n_items", "spearman", *shown, "regret_share"]]), ""]
+        lines += [markdown(last[["likelihood", "n_placements", "n_items", *shown, "regret_share", "spearman"]]), ""]
         by_task = proxy[(proxy["step"] == proxy["step"].max()) & (proxy["target"] != ALL) & ~proxy["whole"]]
         if len(by_task := by_task[by_task["likelihood"] == "traces"]):
             lines += ["By task, traces as likelihood:", "", markdown(by_task[["target", *shown]]), ""]

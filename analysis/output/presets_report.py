@@ -12,7 +12,7 @@ import yaml
 from analysis.cost import coefficients_of, on_grid, unit_of
 from analysis.input.runs import Run
 from analysis.optimise.against_random import best_random, found
-from analysis.optimise.choice import all_attention, budgets_of, presets
+from analysis.optimise.choice import OBJECTIVE, all_attention, budgets_of, presets
 from analysis.optimise.fresh_items import fresh_files, load_fresh, parts_beside
 from analysis.optimise.optimism import optimum
 from analysis.optimise.over_training import coefficients_over_training, drift, expansions, layer_stability, surrogate_quality
@@ -23,14 +23,16 @@ from analysis.output.write import write_csv, write_text
 from analysis.surrogate import ClusterExpansion
 from analysis.table import Scores, score_files
 
+QUALITY = "mean log-likelihood per target token of the teacher's traces, nats, higher is better"
 
-def provenance(run: Run, last: Scores, coefficients: Mapping[str, float]) -> dict:
+
+def provenance(run: Run, last: Scores, coefficients: Mapping[str, float], objective: str = OBJECTIVE) -> dict:
     """Where presets come from: run, step, hash of the score tables, cost coefficients."""
     scores = run.scores
     again, beside = fresh_files(run.beside, scores), parts_beside(run.beside, PROPOSED, scores)
     return {
         "run": scores.run, "scale": scores.scale, "seed": scores.seed, "step": int(scores.steps[-1]), "tokens": int(scores.tokens[-1]),
-        "objective": "mean log-likelihood per target token of the teacher's traces, nats, higher is better",
+        "objective": QUALITY if objective == OBJECTIVE else f"mean score on the questions of {objective}, 0 to 1, higher is better",
         "scores_sha256": _sha256(score_files(run.path)), "placements": len(scores.placements), "items": len(scores.items),
         "proposed_sha256": _sha256(beside) if beside else None, "proposed": len(last.placements) - len(scores.placements),
         "fresh_sha256": _sha256(again) if again else None,
@@ -45,8 +47,9 @@ def _sha256(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 0, level: float = 0.95) -> dict:
-    """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds. ``level`` of all intervals."""
+def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 0, level: float = 0.95, objective: str = OBJECTIVE) -> dict:
+    """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds. ``level`` of all intervals. ``objective``:
+    what quality is, likelihood or accuracy on a task."""
     scores, folder, rng = run.scores, run.folder, np.random.default_rng(seed)
     last, fresh = with_proposed(run.beside, scores), load_fresh(run.beside, scores)
     coefficients = coefficients_of(scores.placements, scores.cost)
@@ -56,8 +59,8 @@ def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 
     full = all_attention(final, coefficients)
     corrected = optimum(final, budgets, coefficients, level, rng=np.random.default_rng([seed, *b"optimum"]))
     corrected.insert(0, "run", scores.run)
-    named = presets(last, final, budgets, coefficients, fresh, level, corrected)
-    document = {"provenance": provenance(run, last, coefficients), "presets": named}
+    named = presets(last, final, budgets, coefficients, fresh, level, corrected, objective)
+    document = {"provenance": provenance(run, last, coefficients, objective), "presets": named}
     grid = np.unique(np.append(grid_of_budgets(final, coefficients), budgets))
     tables = {
         "preset_drift": drift(scores, last, fitted, grid, coefficients, level),

@@ -4,9 +4,11 @@ lm-eval ships no data. Its RULER tasks that code makes need none: niah_single_1,
 is found by name where the user has its data. The package has no entry points for models, so an object is handed to ``simple_evaluate``.
 """
 
+import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from supernet.scoring import Item, build_trie, plan_chunks
 try:
     from lm_eval import simple_evaluate
     from lm_eval.api.model import TemplateLM
+    from lm_eval.tasks import TaskManager
 except ImportError:
     raise ValueError("tasks=lm_eval needs the extra: pip install .[eval]") from None
 
@@ -117,31 +120,43 @@ def without_downloads() -> Iterator[None]:
         nltk.download = before
 
 
-def samples(model: Placements, task: str, lengths: list[int], limit: int, seed: int) -> list[tuple[Question, float]]:
-    """What ``model.placement`` scores on ``limit`` documents of a task (of each length; of each task of a group): by its first metric.
+@dataclass(frozen=True)
+class Loaded:
+    """The documents of a task (of each task of a group) at one length, made once for all placements; length 0: it has none."""
 
-    Raises ValueError for a task that lm-eval does not know or has no data of.
-    """
+    length: int
+    tasks: list
+    manager: TaskManager
+
+
+def load_tasks(task: str, lengths: list[int], tokenizer: "PreTrainedTokenizerBase", seed: int) -> list[Loaded]:
+    """Of lm-eval, by name. Raises ValueError, one line, for a task that it does not know or has no data of."""
     found = []
     with tempfile.TemporaryDirectory() as folder, without_downloads():
-        model.tokenizer.save_pretrained(folder)  # RULER measures its prompts with a tokenizer that it opens by name
+        tokenizer.save_pretrained(folder)  # RULER measures its prompts with a tokenizer that it opens by name
         for length in lengths if task.startswith(RULER) else [0]:
-            about = {"tokenizer": folder, "max_seq_lengths": [length]} if length else None
+            random.seed(seed)  # RULER draws from the global generator
             try:
-                result = simple_evaluate(model=model, tasks=[task], limit=limit, metadata=about, bootstrap_iters=0, random_seed=seed,
-                                         verbosity="ERROR")  # fmt: skip
+                manager = TaskManager(metadata={"tokenizer": folder, "max_seq_lengths": [length]} if length else None)
+                found.append(Loaded(length, list(manager.load([task])["tasks"].values()), manager))
             except Exception as error:  # of datasets, the hub and tasks, by name
-                if isinstance(error, ValueError) and "samples its answers" in str(error):
-                    raise
                 said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                raise ValueError(f"lm-eval cannot run {task!r} ({said}): is that its name, and are its data on this machine?") from None
-            for name, rows in result["samples"].items():
-                first = {row["doc_id"]: row for row in reversed(rows)}  # of several filters the first
-                for number, row in sorted(first.items()):
-                    own = f"{name}-{length}" if length else name
-                    chance = 1 / len(row["resps"]) if len(row["resps"]) > 1 else 0.0  # one request for each choice
-                    question = Question(f"{own}-s{seed}-{number:05d}", own, torch.empty(0), torch.empty(0), chance, length)
-                    found.append((question, value(row, name)))
+                raise ValueError(f"lm-eval cannot load {task!r} ({said}): is that its name, and are its data on this machine?") from None
+    return found
+
+
+def samples(model: Placements, loaded: list[Loaded], limit: int, seed: int) -> list[tuple[Question, float]]:
+    """What ``model.placement`` scores on ``limit`` documents of each task and length, by the task's first metric."""
+    found = []
+    for one in loaded:
+        result = simple_evaluate(model=model, tasks=one.tasks, limit=limit, task_manager=one.manager, bootstrap_iters=0, random_seed=seed)
+        for name, rows in result["samples"].items():
+            first = {row["doc_id"]: row for row in reversed(rows)}  # of several filters the first
+            for number, row in sorted(first.items()):
+                own = f"{name}-{one.length}" if one.length else name
+                chance = 1 / len(row["resps"]) if len(row["resps"]) > 1 else 0.0  # one request for each choice
+                question = Question(f"{own}-s{seed}-{number:05d}", own, torch.empty(0), torch.empty(0), chance, one.length)
+                found.append((question, value(row, name)))
     return found
 
 
@@ -154,13 +169,15 @@ def value(row: dict[str, Any], task: str) -> float:
 
 
 def ask_harness(
-    folder: Path, asked: Asked, placements: pd.DataFrame, task: str, tokenizer: "PreTrainedTokenizerBase", options: Options
-) -> None:
-    """As ``asking.ask`` for a task of lm-eval; a part is a placement, and shards share the placements."""
+    folder: Path, asked: Asked, placements: pd.DataFrame, load: Callable[[], list[Loaded]], tokenizer: "PreTrainedTokenizerBase",
+    options: Options,
+) -> None:  # fmt: skip
+    """As ``asking.ask`` for a task of lm-eval, which ``load`` gives; a part is a placement, and shards share the placements."""
     part = "evaluate" if options.shards == 1 else f"evaluate-{options.shard}of{options.shards}"
     with turns(folder, "request"):
-        placements = merge(folder / "placements.parquet", placements)
-        write_placements(placements, folder / "placements.parquet")
+        known, placements = len(placements), merge(folder / "placements.parquet", placements)
+        if known != len(placements) or not (folder / "placements.parquet").exists():
+            write_placements(placements, folder / "placements.parquet")
         steps = sorted({*asked.tokens, *read_json(folder / WANTED).get("steps", [])})
     mine = list(placements["placement"])[options.shard :: options.shards]
     request = {"steps": steps, "limit": options.items, "lengths": options.lengths, "seed": options.seed}
@@ -175,14 +192,14 @@ def ask_harness(
         print(f"{folder.name}: complete, {len(placements)} placements in {folder}")
         return
     with claim(folder, part, options.shards):
+        loaded = load()
         todo = {step: names for step in asked.tokens if (names := lacking(step))}
         bar = progress(None, folder.name, total=sum(map(len, todo.values())))
         for step, names in todo.items():
             model = Placements(asked.open(step), tokenizer, names, int(options.memory_gib * 2**30), options.rows, options.new_tokens)
             for model.placement in names:
                 raise_if_asked()
-                write_answers(folder, asked, step, model.placement, samples(model, task, options.lengths, options.items, options.seed),
-                              request)  # fmt: skip
+                write_answers(folder, asked, step, model.placement, samples(model, loaded, options.items, options.seed), request)
                 bar.update()
         bar.close()
     print(f"{folder.name}: {len(placements)} placements in {folder}")

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from analysis import presets, report
 from analysis.accuracy.proxy import proxy_table, side_by_side
 from analysis.accuracy.retention import fieller, retention
 from analysis.cost import placement_costs
 from analysis.evaluation import main
 from analysis.input.evaluations import Evaluation, load_evaluations
 from analysis.stability import ENDPOINTS, load_endpoints
-from analysis.table import Scores, write_part
+from analysis.table import Scores, load_scores, write_part
 from supernet.placement import exhaustive
 
 PLACEMENTS = sorted(str(p) for p in exhaustive(4, "FSKG"))
@@ -142,6 +143,23 @@ def test_the_command_writes_tables_figures_and_the_paragraph(run, capsys):
     assert not re.search(r"\bnan\b", text)
     (evaluation,) = load_evaluations(run)
     assert len(evaluation.teacher) == 120
+
+
+def test_presets_and_reports_by_accuracy(run, capsys):
+    assert presets.main([str(run), "--objective", "retrieval"]) == 0
+    out = capsys.readouterr().out
+    assert "retrieval-2" in out and "by likelihood" in out
+    folder = run / "evaluation" / "retrieval"
+    document = yaml.safe_load((folder / "presets.yaml").read_text())
+    assert "questions of retrieval" in document["provenance"]["objective"]
+    scored = load_scores(folder)
+    means = dict(zip(scored.placements, scored.quality[-1].mean(axis=1), strict=True))
+    for entry in document["presets"].values():
+        assert entry["retention"]["value"] == pytest.approx(means[entry["placement"]] / means["FFFF"], abs=1e-5)
+    assert presets.main([str(run), "--objective", "recall"]) == 1
+    assert "has no such evaluation (retrieval)" in capsys.readouterr().err
+    assert report.main([str(folder)]) == 0
+    assert (folder / "report.md").is_file() and (folder / "tables" / "stability.csv").is_file()
 
 
 def test_a_run_without_an_evaluation_is_one_line(tmp_path, capsys):

@@ -8,7 +8,7 @@ pytest.importorskip("lm_eval")
 
 from analysis.table import load_scores
 from experiments.evaluate import main
-from experiments.evaluation.harness import Placements, samples
+from experiments.evaluation.harness import Placements, load_tasks
 from supernet.checkpoint import load
 
 LETTERS = ["FF", "SS", "KG"]
@@ -64,6 +64,7 @@ def test_text_is_greedy_and_ends_at_the_stop_string(lm):
         lm.generate_until([Request(text, {"do_sample": True, "temperature": 0.7})])
 
 
+@pytest.mark.slow
 def test_a_task_of_ruler_offline_through_the_command(language, capsys):
     options = ["tasks=lm_eval:niah_single_1", "placements=SS", "items=2", "lengths=600", "new_tokens=3"]
     assert main([str(language), *options]) == 0, capsys.readouterr().err
@@ -80,5 +81,5 @@ def test_a_task_of_ruler_offline_through_the_command(language, capsys):
 
 
 def test_a_task_without_data_or_name_is_one_line(lm):
-    with pytest.raises(ValueError, match="lm-eval cannot run 'no_such_task'"):
-        samples(lm, "no_such_task", [128], 1, 0)
+    with pytest.raises(ValueError, match="lm-eval cannot load 'no_such_task'"):
+        load_tasks("no_such_task", [128], lm.tokenizer, 0)
