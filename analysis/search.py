@@ -1,7 +1,7 @@
 """The optimiser against simpler searches at equal evaluations, where the truth is known: an exhaustively scored run.
 
 ``python -m analysis.search results/tiny/<run-id>`` writes tables/search.csv, tables/search_budgets.csv and figures/search into the run.
-A search may score a number of placements and answers with candidates and how good it believes each to be; at every budget its best
+A search may score a number of placements and answers with candidates and how good it believes each to be. At every budget its best
 candidate that fits is taken and judged by the true landscape. All searches are given the cheapest placement and all-FA to start with.
 """
 

@@ -2,8 +2,8 @@
 
     python -m experiments.compare_init --teacher FOLDER --train FILE --items FILE --out results/135m/initialisation.csv
 
-Two kinds of rows: one layer replaced by an untrained KDA or GDN (``layer`` given: relative activation error, KL to the teacher), and
-whole placements (``layer`` empty: log-likelihood per token of the teacher's traces at step 0).
+Two kinds of rows. ``layer`` given: that one layer replaced by an untrained KDA or GDN, with its relative activation error and the KL to
+the teacher. ``layer`` empty: whole placements, with the log-likelihood per token of the teacher's traces at step 0.
 """
 
 import argparse

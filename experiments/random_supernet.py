@@ -1,6 +1,6 @@
 """``python -m experiments.random_supernet scale=15b supernet=FOLDER items_file=FILE``: a supernet of true shapes with random weights.
 
-For trying sizes without weights: the folder is a native checkpoint in ``dtype``, written tensor by tensor (15b in bfloat16: 49.3 GB), the
+For trying sizes without weights. The folder is a native checkpoint in ``dtype``, written tensor by tensor (15b in bfloat16: 49.3 GB). The
 file holds ``items`` items of ``data.length`` random tokens. The same options then name them to ``experiments.sweep``.
 """
 

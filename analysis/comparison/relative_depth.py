@@ -21,7 +21,7 @@ MOST = 4096
 def predicted(large: list[str], small: dict[str, float]) -> np.ndarray:
     """Quality of every large placement as the small cell has it [P]: ``small`` holds the quality of *all* its placements.
 
-    Layer j of the small one stands for the large layers at its relative depth; the mean is over the placements that take the mixer of one
+    Layer j of the small one stands for the large layers at its relative depth. The mean is over the placements that take the mixer of one
     of them at every layer.
     """
     layers = len(next(iter(small)))

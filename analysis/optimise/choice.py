@@ -50,7 +50,7 @@ def choose(
 
     Of the surrogate's k best placements within each budget and all scored ones, that whose quality is highest at the *lower* end of its
     interval, so that nothing wins by optimism alone. The interval is that of the difference to the dearest mixer in all layers (all-FA),
-    the columns difference and error: all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
+    the columns difference and error. So all-FA itself, once measured, is only replaced by what is surely better. Raises ValueError for
     a budget below the cheapest placement.
     """
     table = frontier(expansion, on_grid(coefficients), k, constraints)

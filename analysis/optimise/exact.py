@@ -1,7 +1,7 @@
 """The best placement at every cost budget at once, exactly, by dynamic programming; and what to score next.
 
-Quality is a sum of terms over three neighbouring layers, cost a sum over layers: after layer i all that matters of the past is the last
-two mixers, the cost spent so far (an integer number of 0.01 FA layers) and, for constraints that count, the number of layers of a mixer.
+Quality is a sum of terms over three neighbouring layers, cost a sum over layers. So after layer i three things of the past matter: the
+last two mixers, the cost so far (an integer number of 0.01 FA layers) and, for constraints that count, the layers of a mixer.
 Shapes: L layers, M mixers, Q counter states, C costs, B budgets, k best.
 """
 

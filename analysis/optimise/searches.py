@@ -51,7 +51,7 @@ def search_random(meter: Meter, rng: np.random.Generator) -> None:
 
 
 def search_greedy(meter: Meter, rng: np.random.Generator) -> None:
-    """Greedy layer replacement: from all-FA the change of one layer that loses least per cost saved, down to the cheapest; then from the
+    """Greedy layer replacement: from all-FA the change of one layer that loses least per cost saved, down to the cheapest. Then from the
     cheapest up by what gains most per cost; then down and up from random placements while evaluations last."""
 
     def walk(placement: str, direction: int) -> None:
@@ -76,7 +76,7 @@ def search_greedy(meter: Meter, rng: np.random.Generator) -> None:
 
 def search_importance(meter: Meter, rng: np.random.Generator) -> None:
     """Layer importance, as hybrid models are often cut: with one cheap mixer everywhere, the gain of restoring each single layer to the
-    dearest one; then layers are restored in the order of these gains. So with every cheap mixer, the cheapest first; then at random."""
+    dearest one. Then layers are restored in the order of these gains. So with every cheap mixer, the cheapest first; then at random."""
     full = meter.by_cost[-1]
     for cheap in meter.by_cost[:-1]:
         base = cheap * meter.layers
@@ -89,8 +89,8 @@ def search_importance(meter: Meter, rng: np.random.Generator) -> None:
 
 
 def search_genetic(meter: Meter, rng: np.random.Generator, first: int = 32, tournament: int = 4) -> None:
-    """Steady-state genetic search: at a budget drawn uniformly, the better of two tournaments among what fits are crossed layer by layer,
-    one layer in L mutates, and a child that is too dear has random layers made cheaper."""
+    """Steady-state genetic search: at a budget drawn uniformly, the better of two tournaments among what fits are crossed layer by layer.
+    One layer in L mutates, and a child that is too dear has random layers made cheaper."""
     for placement in random_placements(meter, rng):
         meter(placement)
         if len(meter.seen) >= min(first, meter.limit // 4):

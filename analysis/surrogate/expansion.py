@@ -4,8 +4,8 @@ Per layer the M mixers are described by M - 1 functions that sum to zero over th
 A cluster is a set of layers at given offsets; its functions are the products of its layers' functions. All coefficients of one kind
 of cluster share one prior variance, so that the prior does not depend on which sum-to-zero basis was taken.
 All placements are scored on the same items, so the items' noise is not independent between placements: an item that likes attention in
-the first layer lifts all placements that have it. The posterior mean is linear in the data: with the quality per item every item gets its
-own landscape by one matrix product, and their spread says how far a difference between placements would be off on other items.
+the first layer lifts all that have it. The posterior mean is linear in the data, so with the quality per item every item gets its
+own landscape by one matrix product. Their spread says how far a difference between placements would be off on other items.
 All this holds on a latent scale (``analysis.link``), which is quality itself unless the evidence says that losses compound.
 Shapes: P placements, I items, L layers, M mixers, N coefficients (2,223 and the constant at L = 48, M = 4).
 """

@@ -1,8 +1,9 @@
 """Benchmark: the speed of placements in decoding, each at the batch that fits a stated memory, against all-FA measured between them.
 
 ``python -m experiments.bench decode``, or ``python -m experiments.bench.decode --contexts 256 1024 --gib 0.25 --out FOLDER/NAME`` with
-options, writes NAME.csv (placement, context, batch, tokens_per_s, ratio, ratio_lo, ratio_hi, roofline, device, kernels) and NAME-costs.csv:
-the cost of a layer of each mixer at each context by regression, with its held-out error. ``cost=measured:NAME-costs.csv@CONTEXT`` takes it.
+options, writes two tables. NAME.csv has placement, context, batch, tokens_per_s, ratio, ratio_lo, ratio_hi, roofline, device, kernels.
+NAME-costs.csv has the cost of a layer of each mixer at each context by regression, with its held-out error:
+``cost=measured:NAME-costs.csv@CONTEXT`` takes it.
 
 Weights are random and states are filled with zeros in place of a prefill: neither changes what a step moves or computes. ``roofline`` is
 predicted from this device's own bandwidth and matrix-product rate, never measured. On a CPU with one thread, seconds are its own time.

@@ -12,7 +12,7 @@ from experiments.config import Config
 from experiments.data.items import read_items
 from experiments.machine import free_memory, pick_device
 from experiments.run import Run, Sweep
-from experiments.runs.steps import checkpoint_dir, state_path
+from experiments.runs.steps import state_path, step_dir, whole_checkpoints
 from experiments.sweeping.parts import checkpoints, merge, scored_pairs, unseen_window
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
@@ -124,7 +124,7 @@ def plan_training(run: Run, _: Sweep, rate: float) -> list[Line]:
     world, steps = trainer.devices * trainer.nodes, checkpoint_steps(options)
     found, note = sequences(run, "train")
     trained = count_trainable(model, run.distill.train_mixers)
-    there = [step for step in steps if (checkpoint_dir(folder, step) / "meta.json").exists()]
+    there = [step for step in whole_checkpoints(folder) if step in steps]
     tokens = np.mean([len(item.tokens) for item in found]) * options.batch * total_steps(options)
     device = "cuda" if trainer.accelerator in ("cuda", "gpu") or (trainer.accelerator == "auto" and cuda()) else "cpu"
     state = 12 * trained
@@ -159,8 +159,8 @@ def training_memory(run: Run) -> dict[str, float]:
     """Bytes per device at the peak of a training step, by what holds them; sequences all as long as data.length.
 
     Weights are held once, by student and teacher together. The placement is the one that keeps most, of those that can be drawn.
-    Gradients and optimizer state are of mixers alone. What a layer's backward pass needs for a moment is left out: a step of 135m on a CPU
-    took 3.12 GiB against 3.11 planned for all-FA, and 5.81 against 5.38 for all-KDA.
+    Gradients and optimizer state are of mixers alone. What a layer's backward pass needs for a moment is left out.
+    A step of 135m on a CPU took 3.12 GiB against 3.11 planned for all-FA, and 5.81 against 5.38 for all-KDA.
     """
     model, options, trainer = run.model, run.training, run.trainer
     world = trainer.devices * trainer.nodes
@@ -229,7 +229,7 @@ def plan_sweep(run: Run, sweep: Sweep, rate: float) -> list[Line]:
     if sweep.placements == "winners":
         return [*lines, ("sweep", "the presets and all-FA on fresh items at the last checkpoint: a dozen placements at most")]
     placements = merge(folder / "placements.parquet", select(sweep, model))["placement"].tolist()
-    have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in steps}
+    have = {step: scored_pairs(step_dir(folder / "scores", step)) for step in steps}
     names = {item.name for item in items}
     wanted = len(placements) * len(items) * len(steps)
     asked = set(placements)

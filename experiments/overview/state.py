@@ -15,6 +15,7 @@ from analysis.table import WANTED, load_placements
 from experiments.config import Config, check
 from experiments.run import Run, Sweep
 from experiments.runs.records import is_held, read_json, read_status
+from experiments.runs.steps import whole_checkpoints
 from experiments.sweeping.placements import select
 from experiments.training.strategy import checkpoint_steps
 
@@ -93,7 +94,7 @@ def part_line(folder: Path, part: str, entries: dict[str, Any], run: Run | None,
     if run and part == run.stage:
         steps = steps_of(run)
         want = len(steps)
-        have = sum((folder / "checkpoints" / f"step-{step:06d}" / "meta.json").exists() for step in steps)
+        have = len(whole_checkpoints(folder).keys() & set(steps))
         scored = sweep is not None and sweep.state == "done"
         if have == want or (scored and state != "running"):
             state, note = "done", ""  # checkpoints are not needed any more where everything is scored

@@ -35,8 +35,8 @@ USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 def run(task: Callable[[Config], None]) -> None:
     """Compose the configuration from the command line and call ``task`` with it, once per cell of a multirun.
 
-    Exit codes: 0; 1 for an error, in one line if the user can mend it, else with its traceback; 128 + the signal's number where a signal
-    asked to stop. A cell that fails does not keep the others from running.
+    Exit codes: 0; 1 for an error; 128 + the signal's number where a signal asked to stop. An error that the user can mend is told in one
+    line, any other with its traceback. A cell that fails does not keep the others from running.
     """
     # Hydra would otherwise print errors itself, over several lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

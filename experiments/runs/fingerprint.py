@@ -12,7 +12,7 @@ def fingerprint(path: Path) -> str:
     """Hex sha256 of the name, size and content of a file, or of a folder's .json and .safetensors files.
 
     Of a file larger than ``SAMPLES`` blocks of ``BLOCK`` bytes the first, the last and evenly spaced blocks between them stand for the
-    whole: training or converting changes every tensor, a single edited number may go unseen. ValueError where there is nothing to read.
+    whole. Training or converting changes every tensor; a single edited number may go unseen. ValueError where there is nothing to read.
     """
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in (".json", ".safetensors"))
     if not files:

@@ -111,7 +111,7 @@ def measure(way: str, dtype: str, dims: tuple[int, int, int]) -> dict[str, float
 def compile_shared(model: Supernet, backend: str | Callable = "inductor") -> None:
     """torch.compile what all placements share, the norms and MLPs of the blocks, in place: parameter names stay.
 
-    The mixers and the path through them are left alone, so a new placement compiles nothing: each kind of module is compiled once for all
+    The mixers and the path through them are left alone, so a new placement compiles nothing. Each kind of module is compiled once for all
     layers (with and without gradient) and once more for sequences of varying length.
     """
     for block in model.blocks:

@@ -15,8 +15,12 @@ def whole_checkpoints(run: Path) -> dict[int, Path]:
     return {step: path for step, path in step_dirs(run / "checkpoints").items() if (path / "meta.json").exists()}
 
 
-def checkpoint_dir(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"step-{step:06d}"
+def step_dir(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def checkpoint_dir(run: Path, step: int) -> Path:
+    return step_dir(run / "checkpoints", step)
 
 
 def state_path(folder: Path) -> Path:

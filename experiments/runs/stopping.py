@@ -1,7 +1,7 @@
 """Asked to stop: SIGTERM, SIGUSR2 (a scheduler's warning) and SIGINT end a command at its next safe point.
 
-A safe point is a call of ``raise_if_asked``. Work that has passed one is stopped at the next; work that has none yet is stopped where it
-stands, which loses nothing either, as files appear whole or not at all. SIGINT stops where it stands; so does a second SIGTERM, by force.
+A safe point is a call of ``raise_if_asked``. Work that has passed one is stopped at the next. Work that has none yet is stopped where it
+stands, which loses nothing either: files appear whole or not at all. SIGINT stops where it stands; so does a second SIGTERM, by force.
 """
 
 import os

@@ -19,6 +19,7 @@ from analysis.table import Scores, load_placements, load_scores
 from experiments.data.items import read_items
 from experiments.run import Run, Sweep
 from experiments.runs.records import read_json, settled, status, write_json
+from experiments.runs.steps import step_dir
 from experiments.runs.streams import stream
 from experiments.sweeping.parts import checkpoints, merge, plan, score_missing, score_parts, scored_pairs, write_placements
 from experiments.sweeping.placements import select, table
@@ -29,8 +30,9 @@ def learn(run: Run, sweep: Sweep) -> None:
     """Rounds of proposals until the predicted gain is under its uncertainty twice in a row, or ``rounds`` of them have been scored.
 
     Starts from what the run has scored, or from ``num_placements`` of ``mixed``. The run's ``active.json`` holds the test set, chosen
-    before the first round and never learned from, and a row per fit: scored, learned, r2 and tau on the test set, gain, uncertainty,
-    proposed (how many; 0 where it stopped), stopped (why). One fit may be content by chance: where the next is not, the rounds go on.
+    before the first round and never learned from, and a row per fit. Its columns: scored, learned, r2 and tau on the test set, gain,
+    uncertainty, proposed (how many; 0 where it stopped), stopped (why). One fit may be content by chance: where the next is not, the
+    rounds go on.
     """
     folder = run.folder
     path = folder / "placements.parquet"
@@ -74,7 +76,7 @@ def score_proposals(run: Run, sweep: Sweep, scores: Scores, wanted: pd.DataFrame
     placements = merge(path, wanted) if wanted is not None else load_placements(path)
     names = [name for name in placements["placement"] if name not in set(scores.placements)]
     items = [item for item in read_items(run.items) if item.name in set(scores.items)]
-    parts = plan(run, sweep, checkpoints(run), {step: scored_pairs(folder / f"step-{step:06d}")}, names, items) if names else []
+    parts = plan(run, sweep, checkpoints(run), {step: scored_pairs(step_dir(folder, step))}, names, items) if names else []
     if parts:
         with status(folder.parent, "propose"):
             folder.mkdir(exist_ok=True)
@@ -115,7 +117,7 @@ def score_winners(run: Run, sweep: Sweep) -> None:
             raise ValueError(said)
         print(f"winners: {said}")
         return
-    have = scored_pairs(folder / FRESH / f"step-{step:06d}")
+    have = scored_pairs(step_dir(folder / FRESH, step))
     chosen = winners(folder, scores, with_proposed(folder, scores))
     placements = sorted({*(placement for placement, _ in have), *chosen, *run.training.presets})
     parts = plan(run, sweep, checkpoints(run), {step: have}, placements, items)

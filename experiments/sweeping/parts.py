@@ -22,7 +22,7 @@ from experiments.run import Run, Sweep
 from experiments.runs.kernels import choose_kernels
 from experiments.runs.progress import progress
 from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_json, write_text
-from experiments.runs.steps import step_dirs, whole_checkpoints
+from experiments.runs.steps import step_dir, step_dirs, whole_checkpoints
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
@@ -106,7 +106,7 @@ def ask(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> Request:
         have = f"choose from {', '.join(map(str, there))} or " if there else ""
         raise ValueError(f"no checkpoint of step {', '.join(map(str, unknown))} in {folder}: {have}{REMEDY}")
     placements = merge(folder / "placements.parquet", wanted)
-    have = {step: scored_pairs(folder / "scores" / f"step-{step:06d}") for step in sorted({*asked, *scored})}
+    have = {step: scored_pairs(step_dir(folder / "scores", step)) for step in sorted({*asked, *scored})}
     items = items_to_score(run, sweep.items, {item for pairs in have.values() for _, item in pairs})
     share = [item for place, item in items if place % sweep.shards == sweep.shard]
     parts = plan(run, sweep, there, have, list(placements["placement"]), share)
@@ -191,7 +191,7 @@ def score_part(run: Run, score: str, table: Path, weights: Weights, part: Part) 
     raise_if_asked()
     engine = score_chunk if score == "loglik" else acceptance_chunk
     sums, done = engine(weights.model, part.trie, part.items, weights.block_at)
-    write_part(rows(run, score, weights.tokens, part, sums), table / f"step-{part.step:06d}" / part.name)
+    write_part(rows(run, score, weights.tokens, part, sums), step_dir(table, part.step) / part.name)
     return done
 
 

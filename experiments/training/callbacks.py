@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments.machine import peak_memory
 from experiments.runs.progress import progress
 from experiments.runs.records import append_metrics, append_row, drop_metrics_from, keep_rows_before
+from experiments.runs.steps import checkpoint_dir
 from experiments.training.finite import NotFinite, first_not_finite
 from experiments.training.parallel import mean_over_ranks, on_any_rank
 from experiments.training.sharded import Sharded, trained_tensors
@@ -65,7 +66,7 @@ class StudyCheckpoints(L.Callback):
     def save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if module.global_step not in self.steps:
             return
-        folder = self.folder / "checkpoints" / f"step-{module.global_step:06d}"
+        folder = checkpoint_dir(self.folder, module.global_step)
         (missing,) = on_any_rank([trainer.is_global_zero and not folder.exists()], module.device)
         tensors = trained_tensors(module.student) if missing and isinstance(trainer.strategy, Sharded) else None
         bad = first_not_finite(module.student) if missing else ""

@@ -2,7 +2,7 @@
 
 from experiments.config import TrainerConfig
 from experiments.run import Run
-from experiments.runs.steps import checkpoint_dir
+from experiments.runs.steps import whole_checkpoints
 from experiments.training.strategy import checkpoint_steps
 
 
@@ -12,8 +12,7 @@ def complete(run: Run) -> bool:
         print(f"{run.stage}: nothing to train, supernet={run.supernet} is given")
         return True
     steps = checkpoint_steps(run.training)
-    there = all((checkpoint_dir(run.folder, step) / "meta.json").exists() for step in steps)
-    there = there and (run.cooled is None or complete(run.cooled))
+    there = set(steps) <= whole_checkpoints(run.folder).keys() and (run.cooled is None or complete(run.cooled))
     if there and first(run.trainer):
         print(f"{run.stage}: all {len(steps)} checkpoints are in {run.folder}")
     return there
