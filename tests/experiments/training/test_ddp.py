@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from chain import call
-from conftest import SMALL
 from safetensors.torch import load_file
 
 from experiments.data.items import read_items, write_items
-from experiments.faults.drill import end, start, wait_until
+from experiments.faults.drill import SMALL, end, start, wait_until
 from supernet.scoring import Item
 
 # Decay moves every weight whose mixer has a gradient, be it zero: a mixer that was never drawn must not move.
