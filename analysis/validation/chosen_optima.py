@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.cost import dearest
 from analysis.optimise.optimism import optimum
 from analysis.surrogate.design import CLUSTERS, design
-from analysis.surrogate.fitting import fit
+from analysis.surrogate.fitting import fit, spread
 from supernet.placement import COST, LETTERS
 
 
@@ -72,8 +72,9 @@ def planted(
 
 def coverage_of_optima(world: Planted, layers: int, placements: int, items: int, repetitions: int, seed: int, level: float = 0.95,
                        worlds: int = 32) -> pd.DataFrame:  # fmt: skip
-    """One row per interval (of quality less the items' common part, of the difference to all-FA; plain, corrected), over repetitions and
-    five budgets: coverage with its standard error over repetitions, how often the truth lies below and above, mean width."""
+    """One row per interval of the difference to all-FA, over repetitions and five budgets: plain, corrected, and corrected in worlds whose
+    truth has all kinds of cluster. Coverage with its standard error over repetitions, how often the truth lies below and above the
+    interval, its mean width, how much too good its middle is."""
     found = []
     budgets = np.round(np.array([0.25, 0.35, 0.5, 0.65, 0.8]) * layers, 2)
     full = dearest(LETTERS, COST) * layers
@@ -81,17 +82,22 @@ def coverage_of_optima(world: Planted, layers: int, placements: int, items: int,
         rng = np.random.default_rng([seed, repetition])
         names, quality, true = planted(world, layers, placements, items, rng)
         quality = quality - quality.mean(axis=0) + quality.mean()  # what an item adds to all alike is no matter of choice
-        table = optimum(fit(names, quality.mean(axis=1), 0.0, items=quality), budgets, COST, level, worlds, rng)
-        truth = true(list(table["placement"])) - true([full])
-        for row, value in zip(table.itertuples(), truth, strict=True):
-            for name, low, high in (
-                ("plain", row.difference_lo, row.difference_hi),
-                ("corrected", row.difference_corrected_lo, row.difference_corrected_hi),
-            ):
-                found.append({
-                    "repetition": repetition, "interval": name, "coverage": low - 1e-9 <= value <= high + 1e-9, "below": value < low - 1e-9,
-                    "above": value > high + 1e-9, "width": high - low, "too_good": row.difference - value,
-                })  # fmt: skip
+        mean = quality.mean(axis=1)
+        expansion = fit(names, mean, 0.0, items=quality)
+        rich = fit(names, mean, 0.0, items=quality, clusters=CLUSTERS, reaches=(expansion.link.reach / spread(mean),))
+        tables = {
+            "corrected": optimum(expansion, budgets, COST, level, worlds, np.random.default_rng([seed, repetition, 1])),
+            "corrected, richer truth": optimum(expansion, budgets, COST, level, worlds, np.random.default_rng([seed, repetition, 1]), rich),
+        }
+        truth = true(list(tables["corrected"]["placement"])) - true([full])
+        for name, column in (("plain", "difference"), *((name, "difference_corrected") for name in tables)):
+            table = tables.get(name, tables["corrected"])
+            low, high, middle = (table[f"{column}{end}"].to_numpy() for end in ("_lo", "_hi", ""))
+            found += [
+                {"repetition": repetition, "interval": name, "coverage": a - 1e-9 <= value <= b + 1e-9, "below": value < a - 1e-9,
+                 "above": value > b + 1e-9, "width": b - a, "too_good": m - value}
+                for a, b, m, value in zip(low, high, middle, truth, strict=True)
+            ]  # fmt: skip
     frame = pd.DataFrame(found).astype({"coverage": float, "below": float, "above": float})
     rows = frame.drop(columns="repetition").groupby("interval", sort=False).mean().reset_index()
     by_run = frame.groupby(["interval", "repetition"], sort=False)["coverage"].mean().groupby(level=0, sort=False)

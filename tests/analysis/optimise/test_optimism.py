@@ -72,4 +72,7 @@ def test_without_items_the_noise_is_drawn():
 
 def test_coverage_counts():
     found = coverage_of_optima(PLANTED["additive"], 6, 40, 12, 2, 0, worlds=4).set_index("interval")
-    assert list(found.index) == ["plain", "corrected"] and (found[["coverage", "below", "above"]].sum(axis=1) > 0.99).all()
+    assert (
+        list(found.index) == ["plain", "corrected", "corrected, richer truth"]
+        and (found[["coverage", "below", "above"]].sum(axis=1) > 0.99).all()
+    )
