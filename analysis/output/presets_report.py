@@ -12,7 +12,7 @@ import yaml
 from analysis.cost import coefficients_of, on_grid, unit_of
 from analysis.input.runs import Run
 from analysis.optimise.against_random import best_random, found
-from analysis.optimise.choice import OBJECTIVE, all_attention, budgets_of, presets
+from analysis.optimise.choice import OBJECTIVE, all_attention, budgets_of, presets, surrogate
 from analysis.optimise.fresh_items import fresh_files, load_fresh, parts_beside
 from analysis.optimise.optimism import optimum
 from analysis.optimise.over_training import coefficients_over_training, drift, expansions, layer_stability, surrogate_quality
@@ -21,6 +21,8 @@ from analysis.optimise.proposals import with_proposed
 from analysis.output import preset_figures, style
 from analysis.output.write import write_csv, write_text
 from analysis.surrogate import ClusterExpansion
+from analysis.surrogate.design import CLUSTERS
+from analysis.surrogate.fitting import spread
 from analysis.table import Scores, score_files
 
 QUALITY = "mean log-likelihood per target token of the teacher's traces, nats, higher is better"
@@ -57,7 +59,9 @@ def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 
     final = fitted[-1][1]
     budgets = list(budgets or budgets_of(final, coefficients))
     full = all_attention(final, coefficients)
-    corrected = optimum(final, budgets, coefficients, level, rng=np.random.default_rng([seed, *b"optimum"]))
+    reach = final.link.reach / spread(last.quality[-1].mean(axis=1))
+    believed = surrogate(last, reaches=(reach,), clusters=CLUSTERS)  # the truth may hold interactions that the scores do not prove
+    corrected = optimum(final, budgets, coefficients, level, rng=np.random.default_rng([seed, *b"optimum"]), believed=believed)
     corrected.insert(0, "run", scores.run)
     named = presets(last, final, budgets, coefficients, fresh, level, corrected, objective)
     document = {"provenance": provenance(run, last, coefficients, objective), "presets": named}

@@ -12,6 +12,10 @@ from scipy.linalg import solve_triangular
 
 from analysis.surrogate.design import design
 from analysis.surrogate.expansion import ClusterExpansion
+from analysis.surrogate.fitting import posterior
+
+FEW = 256
+"""Placements up to which a world is fitted from scratch."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,16 @@ class World:
         return e.link.quality(design(placements, e.letters, e.layers, e.clusters) @ self.weights + own)
 
 
-def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int, believed: ClusterExpansion | None = None) -> Iterator[World]:
+def redrawn(
+    expansion: ClusterExpansion, rng: np.random.Generator, n: int, believed: ClusterExpansion | None = None, few: int = FEW
+) -> Iterator[World]:
     """``n`` worlds, by the parametric bootstrap (Efron and Tibshirani 1993, section 6.5).
 
     Coefficients come from the posterior of ``believed`` (default: ``expansion``), the items included; remainders from its nugget less the
     share of item noise. One with more kinds of cluster, on the same link, lets the truth be richer than what is fitted to it. A score is
-    that truth and what one of the items, drawn with replacement, added to each placement. Clusters, link and prior variances stay those of
-    ``expansion``: so fitting again is two triangular solves.
+    that truth and what one of the items, drawn with replacement, added to each placement. Up to ``few`` placements all is fitted again:
+    clusters, link and prior variances, which are themselves uncertain. With more they stay those of ``expansion``, and fitting again is
+    two triangular solves.
     """
     features = design(expansion.placements, expansion.letters, expansion.layers, expansion.clusters)
     weight = 1 / (expansion.noise + expansion.nugget)
@@ -74,4 +81,15 @@ def redrawn(expansion: ClusterExpansion, rng: np.random.Generator, n: int, belie
             share = min(left_out.var(axis=1, ddof=1).sum() / count / remainder, 1.0) if remainder else 0.0
             by_item = {"items": items, "item_weights": item_weights, "item_share": float(share)}
         refitted = replace(expansion, weights=solve(scored), scored=scored, **by_item)
+        if few >= P:
+            refitted = _fitted_anew(refitted)
         yield World(refitted, weights, dict(zip(expansion.placements, own.tolist(), strict=True)), rng, believed)
+
+
+def _fitted_anew(expansion: ClusterExpansion) -> ClusterExpansion:
+    """What ``fit`` makes of the scores that an expansion holds, put back on the scale of quality."""
+    quality, slope = expansion.link.quality(expansion.scored), expansion.link.slope(expansion.scored)
+    items = None
+    if expansion.items is not None:
+        items = quality[:, None] + slope[:, None] * (expansion.items - expansion.scored[:, None])
+    return posterior(list(expansion.placements), quality, expansion.noise * slope**2, expansion.letters, items=items)

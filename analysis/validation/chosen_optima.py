@@ -72,9 +72,9 @@ def planted(
 
 def coverage_of_optima(world: Planted, layers: int, placements: int, items: int, repetitions: int, seed: int, level: float = 0.95,
                        worlds: int = 32) -> pd.DataFrame:  # fmt: skip
-    """One row per interval of the difference to all-FA, over repetitions and five budgets: plain, corrected, and corrected in worlds whose
-    truth has all kinds of cluster. Coverage with its standard error over repetitions, how often the truth lies below and above the
-    interval, its mean width, how much too good its middle is."""
+    """One row per interval of the difference to all-FA, over repetitions and five budgets: plain, corrected as ``analysis.presets`` does.
+    Coverage with its standard error over repetitions, how often the truth lies below and above the interval, its mean width, how much
+    too good its middle is."""
     found = []
     budgets = np.round(np.array([0.25, 0.35, 0.5, 0.65, 0.8]) * layers, 2)
     full = dearest(LETTERS, COST) * layers
@@ -85,13 +85,9 @@ def coverage_of_optima(world: Planted, layers: int, placements: int, items: int,
         mean = quality.mean(axis=1)
         expansion = fit(names, mean, 0.0, items=quality)
         rich = fit(names, mean, 0.0, items=quality, clusters=CLUSTERS, reaches=(expansion.link.reach / spread(mean),))
-        tables = {
-            "corrected": optimum(expansion, budgets, COST, level, worlds, np.random.default_rng([seed, repetition, 1])),
-            "corrected, richer truth": optimum(expansion, budgets, COST, level, worlds, np.random.default_rng([seed, repetition, 1]), rich),
-        }
-        truth = true(list(tables["corrected"]["placement"])) - true([full])
-        for name, column in (("plain", "difference"), *((name, "difference_corrected") for name in tables)):
-            table = tables.get(name, tables["corrected"])
+        table = optimum(expansion, budgets, COST, level, worlds, rng, rich)
+        truth = true(list(table["placement"])) - true([full])
+        for name, column in (("plain", "difference"), ("corrected", "difference_corrected")):
             low, high, middle = (table[f"{column}{end}"].to_numpy() for end in ("_lo", "_hi", ""))
             found += [
                 {"repetition": repetition, "interval": name, "coverage": a - 1e-9 <= value <= b + 1e-9, "below": value < a - 1e-9,
