@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REPEAT = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.")
 ASK = (
-    "A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you about the number afterwards.\n"
+    "A special magic number is hidden within the following text. Memorize it.\n"
     "{text}\nWhat is the special magic number for {key} mentioned in the provided text?"
 )
 REPLY = "The special magic number for {key} mentioned in the provided text is"

@@ -139,7 +139,7 @@ def test_retrieval_prompts_hold_the_value_once_at_the_depth_and_fill_the_length(
         text, value = "".join(tokenizer.convert_ids_to_tokens(q.prompt)), "".join(tokenizer.convert_ids_to_tokens(q.answer)).strip()
         assert len(value) == 7 and text.count(value) == 1 and text.endswith("text is")
         assert q.length - 80 < len(q.prompt) <= q.length
-        between = text.split("afterwards.")[1].split("What is the")[0]
+        between = text.split("Memorize it.")[1].split("What is the")[0]
         assert abs(between.index(value) / len(between) - q.depth) < 0.35
         assert ("magic numbers for" in between.replace(value, "", 1).split(".")[0]) or q.task.startswith("repeat") or q.depth < 1
 

@@ -80,6 +80,7 @@ def test_a_task_of_ruler_offline_through_the_command(language, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_a_task_without_data_or_name_is_one_line(lm):
     with pytest.raises(ValueError, match="lm-eval cannot load 'no_such_task'"):
         load_tasks("no_such_task", [128], lm.tokenizer, 0)
