@@ -40,7 +40,8 @@ def proxy_table(traces: Scores | None, evaluation: Evaluation, endpoints: Endpoi
     - linear, order, resolution with _lo and _hi: as in stability.csv; resolution and the margin of order are in accuracy.
     - spearman, and spearman_equal_cost: of means, item noise left in.
     - regret, regret_lo, regret_hi: accuracy of the best placement of the band less that of the one with the highest likelihood, each found
-      on one half of the items and measured on the other; regret_share: over that of choosing at random. NaN in a band of fewer than 8.
+      on one half of the items and measured on the other; regret_share: over that of choosing at random. Negative where likelihood, which
+      is less noisy, chooses better than accuracy on half of the items.
     """
     endpoints = replace(endpoints, resamples=RESAMPLES)
     accuracy, rows = evaluation.accuracy, []

@@ -170,7 +170,8 @@ def paragraph(proxy: pd.DataFrame) -> str:
         said.append(f"At cost {', '.join(silent['band'])} the questions do not tell placements apart: no data.")
     lost = bands[bands["regret"].notna()]
     if len(lost):
-        said.append("Choosing by likelihood there loses, in points of accuracy, "
+        said.append("Choosing by likelihood there loses, against choosing by accuracy on half of the questions, in points of accuracy, "
                     + ", ".join(f"{100 * r.regret:.1f} ({100 * r.regret_lo:.1f} to {100 * r.regret_hi:.1f}; a random choice "
-                                f"{100 * r.regret_random:.1f}) at cost {r.band}" for r in lost.itertuples()) + ".")  # fmt: skip
+                                f"{100 * r.regret_random:.1f}) at cost {r.band}" for r in lost.itertuples())
+                    + ". Below zero the likelihood chooses better than that few questions do.")  # fmt: skip
     return " ".join(said)

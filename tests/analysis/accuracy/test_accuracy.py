@@ -132,7 +132,7 @@ def test_the_command_writes_tables_figures_and_the_paragraph(run, capsys):
     assert main([str(run)]) == 0
     folder = run / "evaluation" / "retrieval"
     said = capsys.readouterr().out
-    assert "Within cost bands" in said and "Choosing by likelihood there loses" in said
+    assert "Within cost bands" in said and "Choosing by likelihood there loses, against" in said
     for name in ("accuracy", "length_and_depth", "proxy"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     kept = pd.read_csv(folder / "tables" / "retention.csv")
