@@ -160,7 +160,7 @@ def paragraph(proxy: pd.DataFrame) -> str:
     whole, bands = now[now["whole"]], now[~now["whole"]]
     said = []
     if len(whole):
-        said.append(f"Over the whole cost range Spearman's correlation is {whole['spearman'].iloc[0]:.2f}, most of it cost.")
+        said.append(f"Over the whole cost range Spearman's correlation is {whole['spearman'].iloc[0]:.2f}, the effect of cost included.")
     known = bands[bands["linear"].notna()]
     if len(known):
         said.append("Within cost bands, at equal cost and without item noise, likelihood and accuracy correlate by "
