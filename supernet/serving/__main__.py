@@ -7,6 +7,7 @@ A request asks for a placement with ``"vllm_xargs": {"placement": "FFSK..."}`` o
 import argparse
 import json
 import os
+import re
 import runpy
 import sys
 import tempfile
@@ -41,9 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.argv = [SERVER, *arguments, *others]
             runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def refusal(error: Exception) -> str:
+    """What an error says, in one line, without what vLLM (pydantic) puts around a refusal of ours."""
+    said = " ".join(str(error).split())
+    inner = re.search(r"Value error, (.*?) \[type=value_error", said)
+    return inner[1] if inner else said
 
 
 def write_front(front: Path, given: argparse.Namespace) -> list[str]:

@@ -10,7 +10,7 @@ from supernet.checkpoint import load, save, save_trained
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.reader import native_config
-from supernet.serving.__main__ import last_checkpoint, main, write_front
+from supernet.serving.__main__ import last_checkpoint, main, refusal, write_front
 from supernet.serving.names import with_preset
 from supernet.serving.placements import VARIABLE, Served, declare, served
 
@@ -126,3 +126,12 @@ def test_without_vllm_the_command_says_where_it_is(monkeypatch, capsys, tmp_path
     monkeypatch.setattr("supernet.serving.__main__.find_spec", lambda name: None)
     assert main([str(tmp_path)]) == 1
     assert "make .venv-vllm/.done" in capsys.readouterr().err
+
+
+def test_a_refusal_is_said_without_what_vllm_puts_around_it():
+    said = "--tensor-parallel-size is 2: a supernet is served with 1"
+    around = (
+        f"1 validation error for VllmConfig\n  Value error, {said} [type=value_error, input_value=ArgsKwargs(()), input_type=ArgsKwargs]"
+    )
+    assert refusal(ValueError(f"{around}\n    For further information visit https://errors.pydantic.dev")) == said
+    assert refusal(ValueError("no\n  folder")) == "no folder"
