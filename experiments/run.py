@@ -5,7 +5,7 @@ Below the commands no function takes the options as a whole: it takes a Run, a S
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -40,11 +40,15 @@ class Run:
     @classmethod
     def of(cls, config: Config) -> "Run":
         """The run that the options of a command mean."""
+
+        def options(stage: str) -> str:
+            return OmegaConf.to_yaml(OmegaConf.structured(replace(config, stage=stage)))
+
         own = {
             "model": model_shapes(config.model),
             "results": Path(config.results),
             "cache": Path(config.cache),
-            "options": partial(as_yaml, config),
+            "options": options,
         }
         return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if f.name not in own}, **own)
 
@@ -164,8 +168,3 @@ class Sweep:
     def tables(self, folder: Path) -> Path:
         """Where the tables of its kind of score are: log-likelihoods in the run's folder, others in one below it with the same layout."""
         return folder if self.score == "loglik" else folder / self.score
-
-
-def as_yaml(config: Config, stage: str) -> str:
-    """All options, with another stage, as config.yaml keeps them."""
-    return OmegaConf.to_yaml(OmegaConf.structured(replace(config, stage=stage)))
