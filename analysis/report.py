@@ -34,7 +34,11 @@ def write_all(paths: Sequence[Path], declared: Path, costs: str | Path | None, o
     tables = []
     for run in runs:
         tables.append(report(run.scores, run.path, endpoints, run.folder))
-        print(f"{run.folder / 'report.md'}:", *verdict(tables[-1], endpoints), sep="\n  ")
+        print(
+            f"{run.folder / 'report.md'}:",
+            *(line.replace("nats/token", run.scores.unit) for line in verdict(tables[-1], endpoints)),
+            sep="\n  ",
+        )
     several = [n for n, run in enumerate(runs) if len(run.scores.steps) > 1]
     families = {n: family(runs[n].path) for n in several}
     for kind in sorted(set(families.values())):  # runs of different samplers are no replicates: see analysis.strategies

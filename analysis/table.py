@@ -69,6 +69,7 @@ class Scores:
     items: list[str]  # [I]
     tasks: list[str]  # [I] task of each item
     quality: np.ndarray  # [S, P, I] float64: logp / num_tokens, nats per token (or score), higher is better
+    unit: str = "nats/token"  # of quality, for texts; "in score" where the table has scores
 
     def part(self, steps: slice | None = None, placements: Sequence | np.ndarray | None = None, items: Sequence | None = None) -> "Scores":
         """The scores of some steps, placements (their names, a mask [P] or indices) and items (their names), in the order given."""
@@ -234,14 +235,15 @@ class _Rows:
         self.fixed = {("tokens", "step"): {}, ("task", "item"): {}, ("num_tokens", "item"): {}, ("cost", "placement"): {}}
         self.parts: list[tuple[np.ndarray, ...]] = []
         self.bad: dict[str, list] = {}  # kind of fault -> how many rows, the first of them in words
-        self.costed = None
+        self.costed, self.scored = None, False
 
     def add(self, rows: dict) -> None:
         """One batch."""
         for name, known in self.once.items():
             known.of(*rows[name]) if isinstance(rows[name], tuple) else known.of(rows[name])
         code = {name: known.of(*rows[name]) if isinstance(rows[name], tuple) else known.of(rows[name]) for name, known in self.axes.items()}
-        value = rows["score"] if "score" in rows else rows["logp"]
+        self.scored = "score" in rows
+        value = rows["score"] if self.scored else rows["logp"]
 
         def note(kind: str, wrong: np.ndarray) -> None:
             if wrong.any():
@@ -315,6 +317,7 @@ class _Rows:
         return Scores(
             scale=self.once["scale"].names[0], run=name, seed=int(self.once["seed"].names[0]), steps=np.array(steps), tokens=tokens,
             placements=placements, cost=_costs(self.run, placements, column, costs), items=items, tasks=tasks, quality=quality,
+            **({"unit": "in score"} if self.scored else {}),
         )  # fmt: skip
 
     def _refuse(self, again: str) -> None:

@@ -138,7 +138,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
     if "stability" not in tables:
-        write_text(one_checkpoint(scores, run, tables, out), out / "report.md")
+        write_text(one_checkpoint(scores, run, tables, out).replace("nats/token", scores.unit), out / "report.md")
         page(scores, run, tables, endpoints, out)
         return tables
     captions = draw(scores, tables, endpoints, out / "figures") | draw_losses(scores, losses(run), out / "figures")
@@ -167,7 +167,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         "## Figures",
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
     ]
-    write_text("\n\n".join(text) + "\n", out / "report.md")
+    write_text("\n\n".join(text).replace("nats/token", scores.unit) + "\n", out / "report.md")
     page(scores, run, tables, endpoints, out)
     return tables
 

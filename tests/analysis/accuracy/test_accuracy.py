@@ -159,7 +159,8 @@ def test_presets_and_reports_by_accuracy(run, capsys):
     assert presets.main([str(run), "--objective", "recall"]) == 1
     assert "has no such evaluation (retrieval)" in capsys.readouterr().err
     assert report.main([str(folder)]) == 0
-    assert (folder / "report.md").is_file() and (folder / "tables" / "stability.csv").is_file()
+    text = (folder / "report.md").read_text()
+    assert "in score" in text and "nats/token" not in text and (folder / "tables" / "stability.csv").is_file()
 
 
 def test_a_run_without_an_evaluation_is_one_line(tmp_path, capsys):

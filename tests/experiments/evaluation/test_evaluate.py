@@ -24,8 +24,11 @@ from experiments.evaluation.retrieval import questions
 from experiments.faults.drill import ENVIRONMENT, ROOT
 from experiments.sweeping.placements import table
 from supernet.checkpoint import load
+from supernet.decoder import Supernet
 from supernet.generate import generate
+from supernet.initialise import initialise
 from supernet.placement import Placement
+from supernet.teacher import load_teacher
 
 EVERYTHING = ["".join(p) for p in itertools.product("FSKG", repeat=2)]
 
@@ -123,6 +126,21 @@ def ask(run, asked, folder, match):
     told = asking.Asked("words", "run", 1, {10: 0}, lambda step: load(run / "checkpoints" / "step-000010"))
     asking.ask(folder, told, table([(Placement("FF"), "preset")]), asked, parse([f"match={match}"]))
     return rows(folder)
+
+
+@pytest.mark.parametrize("match", ["engine", "generate"])
+def test_a_window_longer_than_the_text_gets_the_scores_of_all_fa(synthetic, tmp_path, match):
+    teacher = load_teacher(next((tmp_path / ".cache" / "teachers").iterdir()))
+    model = Supernet(teacher.config.replace(mixers="FSKG", window=64)).eval().requires_grad_(False)
+    initialise(model, teacher)  # S starts as a copy of the teacher's attention, as F does
+    told = asking.Asked("words", "run", 1, {0: 0}, lambda step: model)
+    folder, wanted = tmp_path / match, table([(Placement(p), "preset") for p in ("FF", "SS", "FS", "KK")])
+    asking.ask(folder, told, wanted, probes.questions(48, 8, seed=0), parse([f"match={match}"]))
+    for found, tolerance in ((load_scores(folder), 0.0), (load_scores(folder / "loglik"), 1e-5)):
+        own = dict(zip(found.placements, found.quality[0], strict=True))
+        np.testing.assert_allclose(own["SS"], own["FF"], atol=tolerance)
+        np.testing.assert_allclose(own["FS"], own["FF"], atol=tolerance)
+    assert not np.allclose(own["KK"], own["FF"], atol=1e-3)
 
 
 def test_retrieval_prompts_hold_the_value_once_at_the_depth_and_fill_the_length(tmp_path, language):
