@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 import yaml
 
 from experiments.config import REASONING
@@ -20,14 +20,18 @@ from experiments.evaluation.asking import Asked, Verifier, ask
 from experiments.evaluation.chosen import choose
 from experiments.evaluation.options import Options, described, parse
 from experiments.evaluation.questions import Question
+from experiments.machine import pick_device
 from experiments.runs.fingerprint import fingerprint
 from experiments.runs.progress import end_bars
-from experiments.runs.sources import Source, find, is_run, load_tokenizer, open_model, ready
+from experiments.runs.sources import Source, find, is_run, load_tokenizer, open_model, options_of, ready
 from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped, listening
 from supernet.presets import read_presets
 from supernet.reader import LayerReader, open_layers, read_json
 from supernet.teacher import load_teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,10 +63,10 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
     if "=" in str(where) and not where.exists():
         raise ValueError(f"{where} is no run: give a run such as results/135m/RUN, or a checkpoint folder, before the options")
     source = find(where, None)
-    config = yaml.safe_load((source.run / "config.yaml").read_text()) if source.run and is_run(source.run) else {}
+    config = options_of(source.run) if source.run and is_run(source.run) else {}
     reader = open_layers(source.folder, options.teacher or None)
     out = folder_of(source, options)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    device = pick_device(options.device)
     dtype = options.dtype or config.get("dtype") or None
     at = checkpoints(source, options.steps)
     named = {
@@ -85,7 +89,7 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
             if dry:
                 print(f"{task}: {len(placements)} placements x {len(at)} checkpoints, and the frozen teacher, into {below}")
                 continue
-            tokenizer, name = load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None), task.partition(":")[2]
+            tokenizer, name = tokenizer_of(source, options), task.partition(":")[2]
             load = cache(lambda name=name, tokenizer=tokenizer: load_tasks(name, options.lengths, tokenizer, options.seed))
             if teacher:
                 ask_harness(below / "teacher", frozen, alone, load, tokenizer, options)
@@ -113,7 +117,7 @@ def questions_of(task: str, source: Source, config: dict, options: Options) -> t
             raise ValueError(f"tasks=synthetic is for runs on synthetic sequences (tiny), data.kind here is {data.get('kind')!r}: "
                              "choose retrieval or reasoning")  # fmt: skip
         return probes.questions(int(data["length"]), options.items, options.seed), None
-    tokenizer = load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None)
+    tokenizer = tokenizer_of(source, options)
     if kind == "retrieval":
         fits = [n for n in options.lengths if n <= tokenizer.model_max_length]
         if len(fits) < len(options.lengths):
@@ -122,6 +126,10 @@ def questions_of(task: str, source: Source, config: dict, options: Options) -> t
     tasks = more.split("+") if more else list(data.get("tasks") or REASONING)
     found, judge = verifiers.questions(tokenizer, tasks, options.items, options.seed)
     return found, Verifier(judge, tuple({tokenizer.eos_token_id} - {None}))
+
+
+def tokenizer_of(source: Source, options: Options) -> "PreTrainedTokenizerBase":
+    return load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None)
 
 
 def checkpoints(source: Source, steps: str) -> dict[int, Path]:

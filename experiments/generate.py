@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from experiments.runs.sources import find, load_tokenizer, open_model
 from supernet.decoder import Supernet
-from supernet.generate import stream
+from supernet.generate import generate, stream
 from supernet.presets import read_presets, resolve
 from supernet.speculative import acceptance, rounds
 
@@ -75,9 +74,8 @@ def answer(given: argparse.Namespace) -> None:
     if given.draft and len(placements) > 1:
         raise ValueError(f"--placement gives {len(placements)} placements, but one verifies what --draft drafts: choose one")
     draft = resolve(given.draft, presets, model.config) if given.draft else ""
-    show = partial(speculated, draft=draft) if draft else shown
     if given.tokens is not None:
-        show(model, as_tokens(given.tokens), placements, given, (), lambda tokens: ",".join(map(str, tokens)))
+        show(model, as_tokens(given.tokens), placements, given, (), lambda tokens: ",".join(map(str, tokens)), draft)
         return
     tokenizer = load_tokenizer(source, given.tokenizer)
     ends = tuple({tokenizer.eos_token_id} - {None})
@@ -86,7 +84,7 @@ def answer(given: argparse.Namespace) -> None:
         return tokenizer.decode(tokens, skip_special_tokens=True)
 
     if given.prompt is not None:
-        show(model, as_prompt(tokenizer, [given.prompt], given.raw), placements, given, ends, words)
+        show(model, as_prompt(tokenizer, [given.prompt], given.raw), placements, given, ends, words, draft)
         return
     said: list[str] = []
     for line in lines():
@@ -99,7 +97,7 @@ def answer(given: argparse.Namespace) -> None:
                 print(f"error: {error}", file=sys.stderr)
             continue
         said.append(line)
-        said.append(show(model, as_prompt(tokenizer, said, given.raw), placements, given, ends, words))
+        said.append(show(model, as_prompt(tokenizer, said, given.raw), placements, given, ends, words, draft))
 
 
 def as_prompt(tokenizer: "PreTrainedTokenizerBase", said: list[str], raw: bool) -> Tensor:
@@ -127,16 +125,22 @@ def lines() -> Iterator[str]:
         yield line.strip()
 
 
-def shown(
+def show(
     model: Supernet,
     prompt: Tensor,
     placements: dict[str, str],
     given: argparse.Namespace,
     ends: Sequence[int],
     words: Callable[[list[int]], str],
+    draft: str,
 ) -> str:
-    """Print what follows the prompt, by one placement as it comes, by several one after another; the first one's text."""
+    """Print what follows the prompt, by one placement as it comes, by several or with a ``draft`` once whole; the first one's text."""
     names = list(placements)
+    if draft:
+        tokens, told = speculated(model, prompt, draft, *placements.values(), given, ends)
+        print(words(tokens))
+        print(told, file=sys.stderr)
+        return words(tokens)
     found: list[list[int]] = [[] for _ in names]
     printed, begun, first = "", time.perf_counter(), 0.0
     rng = np.random.default_rng(given.seed)
@@ -160,37 +164,26 @@ def shown(
 
 
 def speculated(
-    model: Supernet,
-    prompt: Tensor,
-    placements: dict[str, str],
-    given: argparse.Namespace,
-    ends: Sequence[int],
-    words: Callable[[list[int]], str],
-    draft: str,
-) -> str:
-    """Print what follows the prompt by the one placement, drafted by ``draft``; the text. Then the same without drafts, for its speed."""
-    (verify,) = placements.values()
+    model: Supernet, prompt: Tensor, draft: str, verify: str, given: argparse.Namespace, ends: Sequence[int]
+) -> tuple[list[int], str]:
+    """What ``verify`` says after ``prompt`` where ``draft`` drafts, and in words how often drafts were accepted and how fast that was,
+    beside the same without drafts."""
     found, done = [], []
     begun = time.perf_counter()
-    rng = np.random.default_rng(given.seed)
-    for round_ in rounds(model, prompt, draft, verify, given.new_tokens, given.k, given.temperature, rng):
+    for round_ in rounds(model, prompt, draft, verify, given.new_tokens, given.k, given.temperature, np.random.default_rng(given.seed)):
         done.append(round_)
         end = next((i for i, token in enumerate(round_.tokens) if token in ends), None)
         found += round_.tokens[:end]
         if end is not None:
             break
-    rate = len(found) / (time.perf_counter() - begun)
-    print(words(found))
-    begun, rng = time.perf_counter(), np.random.default_rng(given.seed)
-    alone = [token for _, token in stream(model, [prompt], [verify], given.new_tokens, given.temperature, rng, ends)]
+    rate, begun = len(found) / (time.perf_counter() - begun), time.perf_counter()
+    (alone,) = generate(model, [prompt], [verify], given.new_tokens, given.temperature, np.random.default_rng(given.seed), ends)
     plain = len(alone) / (time.perf_counter() - begun)
     deep = ", ".join(f"{good}/{tried}" for good, tried in acceptance(done))
-    print(
+    return found, (
         f"({sum(r.accepted for r in done)} of {sum(r.drafted for r in done)} drafts of {draft} accepted, by position {deep}; "
-        f"{rate:.1f} tokens/s, {plain:.1f} without drafts: {rate / plain:.2f} times, prompt included)",
-        file=sys.stderr,
+        f"{rate:.1f} tokens/s, {plain:.1f} without drafts: {rate / plain:.2f} times, prompt included)"
     )
-    return words(found)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,11 @@ def read_presets(folder: Path) -> dict[str, str]:
     return {}
 
 
+def cheapest(presets: dict[str, str]) -> str:
+    """The name of the preset with the fewest FA layers, then the fewest SWA ones."""
+    return min(presets, key=lambda name: (presets[name].count("F"), presets[name].count("S")))
+
+
 def resolve(name: str, presets: dict[str, str], config: SupernetConfig) -> Placement:
     """The placement of this model that ``name`` means: all-FA, a preset, or letters. ValueError names the choices."""
     if name == ALL_FA:

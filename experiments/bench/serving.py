@@ -24,7 +24,7 @@ from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.generate import generate
 from supernet.mixers import MIXERS
-from supernet.presets import read_presets
+from supernet.presets import cheapest, read_presets
 from supernet.server import ask, running
 
 PYTHON = Path(".venv-vllm/bin/python")
@@ -51,7 +51,7 @@ def run(quick: bool = False, where: Path | None = None) -> pd.DataFrame:
         presets, all_fa = read_presets(folder), "F" * model.config.layers
         if not presets:
             raise SystemExit(f"error: {folder} has no presets.yaml: give a run that has come to its report")
-        cheap = min(presets, key=lambda name: (presets[name].count("F"), presets[name].count("S")))
+        cheap = cheapest(presets)
         mixes = {"all-FA": [all_fa], cheap: [presets[cheap]], "mixed": [all_fa, *presets.values()]}
         options = {"name": NAME, "max-model-len": ROOM, "kv-cache-memory-bytes": MEMORY}
         try:

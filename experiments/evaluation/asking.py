@@ -20,6 +20,7 @@ from experiments.evaluation.options import Options
 from experiments.evaluation.questions import Question, merged, read_questions, write_questions
 from experiments.runs.progress import progress
 from experiments.runs.records import read_json, read_status, turns, update_manifest, write_json
+from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
 from supernet.decoder import Supernet
@@ -85,19 +86,18 @@ def ask(
     log-likelihood. Raises ValueError where an earlier request needs a checkpoint that is not among the steps of ``asked``.
     """
     decoded = {"accuracy": True} if verifier else {"accuracy": options.match == "generate", "loglik": False}
-    part = "evaluate" if options.shards == 1 else f"evaluate-{options.shard}of{options.shards}"
     with turns(folder, "request"):
         questions = merged(read_questions(folder / "questions.parquet"), questions, folder / "questions.parquet")
         placements = merge(folder / "placements.parquet", placements)
         earlier = read_json(folder / WANTED).get("steps", [])
         steps = sorted({*asked.tokens, *earlier})
         share = [q for place, q in enumerate(questions) if place % options.shards == options.shard]
-        have = {(kind, step): scored_pairs(folder / TABLES[kind] / f"step-{step:06d}") for kind in decoded for step in steps}
+        have = {(kind, step): scored_pairs(step_dir(folder / TABLES[kind], step)) for kind in decoded for step in steps}
         todo = missing(have, list(placements["placement"]), share, decoded)
         if gone := sorted({step for step, *_ in todo} - set(asked.tokens)):
             raise ValueError(f"{folder} lacks answers at step {', '.join(map(str, gone))}, asked for earlier: add steps={gone[0]}, or out=")
         whole = f"{len(placements)} placements x {len(questions)} questions x {len(steps)} checkpoints in {folder}"
-        if not todo and read_status(folder).get(part, {}).get("state") == "done":
+        if not todo and read_status(folder).get(options.part, {}).get("state") == "done":
             print(f"{folder.name}: complete, {whole}")
             return
         write_questions(questions, folder / "questions.parquet")
@@ -106,8 +106,8 @@ def ask(
             below.mkdir(parents=True, exist_ok=True)
             write_placements(placements, below / "placements.parquet")
             write_json(below / WANTED, {"steps": steps, "items": [q.name for q in questions]})
-    with claim(folder, part, options.shards):
-        have = {(kind, step): scored_pairs(folder / TABLES[kind] / f"step-{step:06d}") for kind, step in have}
+    with claim(folder, options.part, options.shards):
+        have = {(kind, step): scored_pairs(step_dir(folder / TABLES[kind], step)) for kind, step in have}
         todo = missing(have, list(placements["placement"]), share, decoded)
         started, total = time.perf_counter(), sum(len(placed) * len(some) for _, placed, some, _ in todo)
         bar = progress(None, folder.name, total=total)
@@ -120,7 +120,7 @@ def ask(
                 bar.update(len(p.placements) * len(p.questions))
         bar.close()
         work = {"answers": total, "seconds": round(time.perf_counter() - started, 2), "options": dataclasses.asdict(options)}
-        update_manifest(folder, **{part: work})
+        update_manifest(folder, **{options.part: work})
     print(f"{folder.name}: {whole}")
 
 
@@ -186,4 +186,4 @@ def write(folder: Path, asked: Asked, part: Part, kind: str, values: np.ndarray,
         rows["logp"], rows["num_tokens"] = values.ravel(), np.tile([len(q.answer) for q in part.questions], P)
     rows = rows[[pair not in have for pair in zip(rows["placement"], rows["item"], strict=True)]]
     if len(rows):
-        write_part(rows.reset_index(drop=True), folder / TABLES[kind] / f"step-{part.step:06d}" / part.name)
+        write_part(rows.reset_index(drop=True), step_dir(folder / TABLES[kind], part.step) / part.name)

@@ -22,6 +22,7 @@ from experiments.evaluation.options import Options
 from experiments.evaluation.questions import Question, merged, read_questions, write_questions
 from experiments.runs.progress import progress
 from experiments.runs.records import read_json, read_status, turns, write_json
+from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
 from supernet.decoder import Supernet
@@ -173,7 +174,6 @@ def ask_harness(
     options: Options,
 ) -> None:  # fmt: skip
     """As ``asking.ask`` for a task of lm-eval, which ``load`` gives; a part is a placement, and shards share the placements."""
-    part = "evaluate" if options.shards == 1 else f"evaluate-{options.shard}of{options.shards}"
     with turns(folder, "request"):
         known, placements = len(placements), merge(folder / "placements.parquet", placements)
         if known != len(placements) or not (folder / "placements.parquet").exists():
@@ -183,15 +183,15 @@ def ask_harness(
     request = {"steps": steps, "limit": options.items, "lengths": options.lengths, "seed": options.seed}
 
     def lacking(step: int) -> list[str]:
-        wanted, have = read_json(folder / WANTED), scored_pairs(folder / TABLES["accuracy"] / f"step-{step:06d}")
+        wanted, have = read_json(folder / WANTED), scored_pairs(step_dir(folder / TABLES["accuracy"], step))
         same = all(wanted.get(key) == request[key] for key in ("limit", "lengths", "seed"))
         items = wanted.get("items") or [""]
         return [p for p in mine if not same or any((p, item) not in have for item in items)]
 
-    if not any(map(lacking, asked.tokens)) and read_status(folder).get(part, {}).get("state") == "done":
+    if not any(map(lacking, asked.tokens)) and read_status(folder).get(options.part, {}).get("state") == "done":
         print(f"{folder.name}: complete, {len(placements)} placements in {folder}")
         return
-    with claim(folder, part, options.shards):
+    with claim(folder, options.part, options.shards):
         loaded = load()
         todo = {step: names for step in asked.tokens if (names := lacking(step))}
         bar = progress(None, folder.name, total=sum(map(len, todo.values())))
@@ -211,7 +211,7 @@ def write_answers(folder: Path, asked: Asked, step: int, placement: str, answers
         questions = merged(read_questions(folder / "questions.parquet"), [q for q, _ in answers], folder / "questions.parquet")
         write_questions(questions, folder / "questions.parquet")
         write_json(folder / WANTED, {**request, "items": [q.name for q in questions]})
-    below = folder / TABLES["accuracy"] / f"step-{step:06d}"
+    below = step_dir(folder / TABLES["accuracy"], step)
     have = scored_pairs(below)
     new = [(q, score) for q, score in answers if (placement, q.name) not in have]
     if new:

@@ -44,6 +44,11 @@ class Options:
     tokenizer: str = ""  # folder of the tokenizer (default: the run's, the folder's or the teacher's)
     out: str = ""  # default: RUN/evaluation; of a checkpoint folder: results/evaluation/NAME
 
+    @property
+    def part(self) -> str:
+        """What a process is called in a task's records."""
+        return "evaluate" if self.shards == 1 else f"evaluate-{self.shard}of{self.shards}"
+
 
 def parse(arguments: Sequence[str]) -> Options:
     """From ``key=value`` arguments. Raises ValueError, one line, that names value, choices and remedy."""

@@ -39,7 +39,7 @@ def warn_of_bfloat16(device: str, dtype: str) -> None:
     """Say in one line that bfloat16 crawls on a CPU without instructions for it, where that is so."""
     if device == "cpu" and dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(
-            "warning: this CPU has no instructions for bfloat16, which is about 28 times slower here than float32: "
+            "warning: this CPU has no instructions for bfloat16, which can be 28 times slower than float32: "
             "dtype=float32 distill.precision=32-true avoids it",
             file=sys.stderr,
             flush=True,

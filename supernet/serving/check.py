@@ -22,7 +22,7 @@ from supernet import checkpoint
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.generate import generate
-from supernet.presets import ALL_FA, read_presets
+from supernet.presets import ALL_FA, cheapest, read_presets
 from supernet.reader import open_layers
 from supernet.server import ask, models, running, tokens_of
 from supernet.serving.__main__ import last_checkpoint
@@ -139,7 +139,7 @@ def throughput(
     """Tokens per second, and the median and 99th percentile of seconds per request, of each mix; the first mix is the measure."""
     mixes = {next(iter(chosen)): list(chosen.values())[:1]}
     if presets and not config.fixed:
-        cheap = min(presets, key=lambda name: (presets[name].count("F"), presets[name].count("S")))
+        cheap = cheapest(presets)
         mixes[cheap] = [presets[cheap]]
     if len(set(chosen.values())) > 1:
         mixes["mixed"] = list(chosen.values())
