@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocato
 from analysis.output.style import BAND_COLOURS, MARKERS, count, ink_on, legend_below, mixer_colours, token_axis
 
 
-def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float) -> None:
+def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float, unit: str = "nats/token") -> None:
     """The difference from which on the order of t is final, of one band (rows of stability.csv), with its interval; dashed: ``settled``.
 
     The last point is 0 by construction and drawn hollow; at the upper edge no difference is final yet (inf).
@@ -31,7 +31,7 @@ def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float) -> None:
     ax.yaxis.set_major_locator(FixedLocator([0, settled, 0.1, top]))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_yticklabels(["0", f"{settled:g}", "0.1", "none"])
-    ax.set_ylabel("final above (nats/token)")
+    ax.set_ylabel(f"final above ({unit})")
     token_axis(ax, rows["tokens"])
 
 
@@ -47,13 +47,13 @@ def stability_panel(ax: Axes, rows: pd.DataFrame, threshold: float) -> None:
     token_axis(ax, rows["tokens"])
 
 
-def regret_panel(ax: Axes, rows: pd.DataFrame) -> None:
+def regret_panel(ax: Axes, rows: pd.DataFrame, unit: str = "nats/token") -> None:
     """Regret of choosing at t in one band (rows of stability.csv), with its interval; dotted: of a random choice; hollow: T, 0 by
     construction."""
     course(ax, rows["tokens"], rows["regret"], rows["regret_lo"], rows["regret_hi"])
     ax.plot(rows["tokens"], rows["regret_random"], color="black", linestyle=":", linewidth=1, label="random choice")
     ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_ylabel("regret (nats/token)")
+    ax.set_ylabel(f"regret ({unit})")
     token_axis(ax, rows["tokens"])
 
 
@@ -119,8 +119,9 @@ def tau_heatmap(ax: Axes, tau: np.ndarray, tokens: np.ndarray, n: int) -> None:
 
 
 def pareto_drift(
-    ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = None, quality: np.ndarray | None = None, half: pd.Series | None = None
-) -> None:
+    ax: Axes, frontiers: pd.DataFrame, cost: np.ndarray | None = None, quality: np.ndarray | None = None, half: pd.Series | None = None,
+    unit: str = "nats/token",
+) -> None:  # fmt: skip
     """The frontier of each checkpoint (rows of frontier.csv of one run), early light and late dark, with the qualities of that checkpoint.
 
     Circled: placements that are on the final frontier, too. ``cost`` [P] and ``quality`` [P]: all placements at T, as dots; ``half``: half
@@ -141,7 +142,7 @@ def pareto_drift(
         ax.plot(final["cost"], final["quality"], "o", color=colour, markersize=2.6, markerfacecolor=colour if last else "white",
                 markeredgewidth=0.7)  # fmt: skip
     ax.set_xlabel("decode cost (FA-layer equivalents)")
-    ax.set_ylabel("quality (nats/token)")
+    ax.set_ylabel(f"quality ({unit})")
     legend_below(ax, "training tokens (markers: on the final frontier)", columns=4)
 
 

@@ -51,7 +51,7 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
     with style.figure(len(judged), height=1.5, sharex=True) as (fig, axes):
         for ax, band in zip(axes, judged, strict=True):
             rows = rows_of(band, stability).sort_values("step")
-            run_figures.resolution_panel(ax, rows, endpoints.delta_settled)
+            run_figures.resolution_panel(ax, rows, endpoints.delta_settled, scores.unit)
             ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements")
             ax.label_outer()
         style.save(fig, folder / "resolution")
@@ -71,7 +71,7 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
             run_figures.nothing(axes[0], "no band holds enough placements and items to choose from")
         for ax, band in zip(axes, chosen, strict=False):  # over the whole range the best is the dearest one, at any time
             rows = rows_of(band, stability).sort_values("step")
-            run_figures.regret_panel(ax, rows)
+            run_figures.regret_panel(ax, rows, scores.unit)
             ax.set_title(f"cost {band}: {rows['n_placements'].iloc[0]} placements")
             ax.label_outer()
         if chosen:
@@ -88,7 +88,7 @@ def draw(scores: Scores, tables: dict[str, pd.DataFrame], endpoints: Endpoints, 
         style.save(fig, folder / "tau_matrix")
     with style.figure(height=2.7) as (fig, (ax,)):
         half, how = interval_by_placement(scores, endpoints.level)
-        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1), half)
+        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1), half, unit=scores.unit)
         style.save(fig, folder / "pareto_drift")
     with style.figure(height=2.4) as (fig, (ax,)):
         run_figures.frontier_kept(ax, tables["pareto_drift"])
@@ -220,7 +220,7 @@ def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], out: Path) -> str:
     """The text of report.md of a run with one checkpoint; draws its figures."""
     with style.figure(height=2.7) as (fig, (ax,)):
-        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1))
+        run_figures.pareto_drift(ax, tables["frontier"], scores.cost, scores.quality[-1].mean(axis=1), unit=scores.unit)
         fig.legends[0].remove()  # of checkpoints
         style.save(fig, out / "figures" / "frontier")
     with style.figure(height=1.2 + min(2.4, 0.16 * len(scores.placements[0]))) as (fig, (ax,)):
