@@ -1,7 +1,8 @@
 """Run by vLLM's environment: ``supernet/serving/gpu.py``, with vLLM's Triton kernels in Triton's interpreter, on a CPU.
 
 Rows with all mixers join, read prompts cut at random and decode in one batch, over pages in which others left NaN. Prints, as JSON, the
-largest difference from the mixers' own forward pass by mixer, and how many steps and parts there were. ``interpreted.py DTYPE``
+largest difference from the mixers' own forward pass by mixer, how many steps and parts there were, and the most
+mixers of one step. ``interpreted.py DTYPE``
 """
 
 import json
@@ -47,7 +48,7 @@ def main(dtype):
         shapes = [] if attends(mixer) else mixer.state_shapes(CONFIG, 1, dtype)
         views[letter] = state_views(pages, [(gpu.shape_of_state(s), of) for s, of in shapes]) if shapes else pages
     table = (1 + torch.randperm(count - 1, generator=rng)).view(len(x), most).int()
-    seen, steps, parts = [0] * len(x), 0, 0
+    seen, steps, parts, widest = [0] * len(x), 0, 0, 0
     while any(left := [n - s for n, s in zip(LENGTHS, seen, strict=True)]):
         rows = [i for i, n in enumerate(left) if n and torch.rand((), generator=rng) < 0.8]
         if not rows:
@@ -67,18 +68,18 @@ def main(dtype):
         )
         batch = torch.cat([x[i][s : s + n] for i, s, n in zip(rows, starts, new, strict=True)])
         out = torch.zeros_like(batch)
-        for part in gpu.plan([LETTERS[i] for i in rows], bounds, starts, batch.device):
+        planned = gpu.plan([LETTERS[i] for i in rows], bounds, starts, batch.device)
+        for part in planned:
             out[part.tokens] = gpu.mix(mixers[part.letter], batch[part.tokens], part, views[part.letter], metadata)
-            parts += 1
         for row, i in enumerate(rows):
             found[i][starts[row] : starts[row] + new[row]] = out[bounds[row] : bounds[row + 1]]
             seen[i] += new[row]
-        steps += 1
+        steps, parts, widest = steps + 1, parts + len(planned), max(widest, len({part.letter for part in planned}))
     worst = dict.fromkeys(MIXERS, 0.0)
     for letter, row, got in zip(LETTERS, x, found, strict=True):
         right = deepcopy(mixers[letter]).float()(row.float()[None])[0]
         worst[letter] = max(worst[letter], float((got.float() - right).norm() / right.norm()))
-    print(json.dumps({"worst": worst, "steps": steps, "parts": parts}))
+    print(json.dumps({"worst": worst, "steps": steps, "parts": parts, "widest": widest}))
 
 
 if __name__ == "__main__":
