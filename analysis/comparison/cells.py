@@ -181,18 +181,21 @@ def fit(y: np.ndarray, X: np.ndarray, names: tuple[str, ...], teacher: np.ndarra
     best = optimize.minimize_scalar(lambda x: solve(np.exp(x))[0], bounds=(-12, 6), method="bounded")
     ratio = float(np.exp(best.x)) if solve(float(np.exp(best.x)))[0] < solve(0.0)[0] else 0.0
     _, b, _, variance = solve(ratio)
-    errors = _errors(y - X @ b, X, np.eye(len(y)) + ratio * Z @ Z.T)
+    errors = _errors(y - X @ b, X, np.eye(len(y)) + ratio * Z @ Z.T, variance)
     return Fit(names, b, errors, degrees, float(np.sqrt(ratio * variance)), float(np.sqrt(variance)))
 
 
-def _errors(rest: np.ndarray, X: np.ndarray, V: np.ndarray) -> np.ndarray:
-    """HC3 standard errors [K] of generalised least squares: residuals [N], X [N, K], V [N, N]."""
+def _errors(rest: np.ndarray, X: np.ndarray, V: np.ndarray, variance: float) -> np.ndarray:
+    """Standard errors [K] of generalised least squares: residuals [N], X [N, K], V [N, N]: HC3. Where a run is the only one of
+    its depth or width the fit goes through it and its residual says nothing of its noise: there the model's own, where they are larger."""
+    alone = (np.einsum("ij,ji->i", X, np.linalg.pinv(X)) > 1 - 1e-6).any()
     whiten = np.linalg.inv(np.linalg.cholesky(V))
     X, rest = whiten @ X, whiten @ rest
     bread = np.linalg.inv(X.T @ X)
     leverage = np.einsum("ij,jk,ik->i", X, bread, X)
     scaled = X * (rest / np.maximum(1 - leverage, 1e-9))[:, None]
-    return np.sqrt(np.diag(bread @ scaled.T @ scaled @ bread))
+    robust, own = np.diag(bread @ scaled.T @ scaled @ bread), variance * np.diag(bread)
+    return np.sqrt(np.maximum(robust, own) if alone else robust)
 
 
 def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
@@ -200,14 +203,20 @@ def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> 
 
     Columns: value, lo, hi (level of the endpoints), error, of which items (standard error from groups of items left out in all runs at
     once), degrees, runs, cells, teachers, teacher_sd, residual_sd, detectable (the slope that is found with 80% power), start (the same
-    coefficient of the endpoint at step 0).
+    coefficient of the endpoint at step 0; NaN where that is not known). An endpoint that too few runs have is left out; ValueError where
+    all are.
     """
     left = [_without(cells, endpoints, g) for g in range(endpoints.groups)]
-    rows = []
+    rows, why = [], ""
     for share in SHARES:
         for name in DRIFTS:
-            found, start = _fit_at(table, name, share), _fit_at(table, name, 0.0)
-            jack = np.array([_fit_at(some, name, share).values for some in left])
+            try:
+                found = _fit_at(table, name, share)
+            except ValueError as error:
+                why = str(error)
+                continue
+            start = _values_at(table, name, 0.0)
+            jack = np.array([[_values_at(some, name, share).get(k, np.nan) for k in found.names] for some in left])
             items = np.sqrt((len(jack) - 1) * jack.var(axis=0))
             q = quantile(endpoints.level, found.degrees)
             power = q + stats.t.ppf(0.8, found.degrees)
@@ -215,10 +224,13 @@ def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> 
                 value, error = found.values[k], found.errors[k]
                 rows.append({
                     "endpoint": name, "share": share, "coefficient": coefficient, "value": value, "lo": value - q * error,
-                    "hi": value + q * error, "error": error, "items": items[k], "degrees": found.degrees, "runs": len(cells),
+                    "hi": value + q * error, "error": error, "items": items[k], "degrees": found.degrees,
+                    "runs": int(at_share(table, share)[name].notna().sum()),
                     "cells": len({c.name for c in cells}), "teachers": len({c.teacher for c in cells}), "teacher_sd": found.teacher_sd,
-                    "residual_sd": found.residual_sd, "detectable": power * error, "start": start.values[k],
+                    "residual_sd": found.residual_sd, "detectable": power * error, "start": start.get(coefficient, np.nan),
                 })  # fmt: skip
+    if not rows:
+        raise ValueError(why)
     return pd.DataFrame(rows)
 
 
@@ -235,3 +247,12 @@ def _fit_at(table: pd.DataFrame, endpoint: str, share: float) -> Fit:
     here = at_share(table, share).dropna(subset=[endpoint])
     names, X = design(*(here[c].to_numpy(float) for c in ("layers", "width", "tokens_per_parameter")))
     return fit(here[endpoint].to_numpy(float), X, names, here["teacher"].to_numpy())
+
+
+def _values_at(table: pd.DataFrame, endpoint: str, share: float) -> dict[str, float]:
+    """Coefficients by name; none where too few runs have the endpoint, as where noise hides all ranking before training."""
+    try:
+        found = _fit_at(table, endpoint, share)
+    except ValueError:
+        return {}
+    return dict(zip(found.names, found.values, strict=True))
