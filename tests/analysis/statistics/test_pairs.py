@@ -22,13 +22,12 @@ def ranks(rng, ties, *shape):
     return rng.random(shape).argsort(axis=-1).argsort(axis=-1).astype(np.int16)
 
 
-@pytest.mark.parametrize("block", [1, 100, 1 << 18])
-@pytest.mark.parametrize("halves", [1, 8, 9, 33])
+@pytest.mark.parametrize("P", [2, pairs.ROWS, 2 * pairs.ROWS + 3, 70])  # 70: whole vectors and what is left over
+@pytest.mark.parametrize("halves", [1, 8, 33])
 @pytest.mark.parametrize("ties", [False, True])
-def test_blocks_of_bits_are_the_products_of_all_pairs(ties, halves, block, monkeypatch):
-    monkeypatch.setattr(pairs, "BLOCK", block)
+def test_compiled_loops_are_the_products_of_all_pairs(ties, halves, P):
     rng = np.random.default_rng(halves)
-    N, S, P = 3, 4, 11
+    N, S = 3, 4
     first, second = ranks(rng, ties, N, halves, S, P), ranks(rng, ties, N, halves, S, P)
     whole = [products(a, b) for a, b in zip(first, second, strict=True)]
     assert np.array_equal(pairs.sums(first[0], second[0]), [one.sum(axis=(1, 2)) for one in whole[0]])
@@ -39,6 +38,15 @@ def test_blocks_of_bits_are_the_products_of_all_pairs(ties, halves, block, monke
         a, b, c, d, e = slopes[:, :, None, None]
         kernel = a * cross + b * within + d * within[-1] + c * tied + e * tied[-1]
         assert rows[n] == pytest.approx(kernel.sum(axis=2)) and gram[n] == pytest.approx(np.einsum("spq,tpq->st", kernel, kernel))
+
+
+def test_ranks_of_32_bits_count_as_those_of_16():
+    first, second = (ranks(np.random.default_rng(seed), True, 2, 2, 3, 12) for seed in range(2))
+    slopes = np.random.default_rng(2).normal(size=(5, 3))
+    for short, wide in zip(
+        pairs.changes(first, second, slopes), pairs.changes(*(r.astype(np.int32) for r in (first, second)), slopes), strict=True
+    ):
+        assert np.array_equal(short, wide)
 
 
 @pytest.mark.parametrize("ties", [False, True])
