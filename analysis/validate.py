@@ -1,6 +1,6 @@
 """Do the estimates and intervals hold in worlds whose truth is known?
 
-``python -m analysis.validate [--repetitions 500] [--out results/validation]`` (``repetitions=500`` and ``out=...`` are understood, too)
+``python -m analysis.validate [--repetitions 500] [--only 100x48] [--out results/validation]`` (``repetitions=500`` is understood, too)
 
 Writes, one row per world and step (or verdict), with n, seed and level:
 - intervals.csv: truth, mean estimate, bias, spread and coverage of ratio and tau, pointwise and for all steps at once, and of the
@@ -14,7 +14,9 @@ Writes, one row per world and step (or verdict), with n, seed and level:
 - optimum.csv: does the interval of a chosen optimum hold its true quality, as predicted and corrected for having been chosen;
 - study.csv: the slopes of a planted study of scales (the fit alone, and from score tables);
 - slope.csv: what a cost slope does to τ over the whole range, within bands, and within bands at equal cost.
-Worlds that a file already holds at this n or more, seed and level are kept: a run that was cut short continues.
+Worlds that a file already holds at this n or more, seed and level are kept: a run that was cut short continues with the same command.
+Each draws from the seed alone, so that the order in which they are made is of no consequence; ``--only`` makes those whose name (the
+column ``world``) contains a text. Delete a file whose estimator was changed.
 """
 
 import argparse
@@ -47,15 +49,15 @@ PAIRS = (("settled", "drifting"), ("at the threshold", "clustered"))
 """Landscapes of the cheaper and the dearer band of one run; both have two steps."""
 
 
-def main(repetitions: int = 500, out: str | Path = "results/validation") -> None:
-    """Write the four tables, world by world."""
+def main(repetitions: int = 500, out: str | Path = "results/validation", only: str = "") -> None:
+    """Write the tables, world by world: those whose name contains ``only``."""
     if repetitions < 2:
         raise ValueError(f"repetitions is {repetitions}: give 2 or more")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     mark = {"n": repetitions, "seed": SEED, "level": ENDPOINTS.level}
     for world in WORLDS.values():
-        if _has(out / "verdicts.csv", world.name, mark):
+        if not _due(out / "verdicts.csv", world.name, mark, only):
             continue
         runs = repeat(world, repetitions, ENDPOINTS)
         truth = truths(world, runs)
@@ -68,16 +70,16 @@ def main(repetitions: int = 500, out: str | Path = "results/validation") -> None
         print(
             f"{world.name}: coverage of ratio " + " ".join(f"{c:.3f}" for c in frame.query("statistic == 'ratio'")["coverage"]), flush=True
         )
-    bands_and_seeds(out, repetitions)
-    optima(out, repetitions)
-    margins(out, repetitions)
-    study(out, repetitions)
+    margins(out, repetitions, only)
+    bands_and_seeds(out, repetitions, only)
+    optima(out, repetitions, only)
+    study(out, repetitions, only)
     fewer = {**mark, "n": max(2, repetitions // 10)}
-    if not _has(out / "slope.csv", "slopes", fewer):
+    if _due(out / "slope.csv", "slopes", fewer, only):
         _append(out / "slope.csv", slopes(fewer["n"]), World("slopes", placements=240), fewer)
 
 
-def study(out: Path, repetitions: int) -> None:
+def study(out: Path, repetitions: int, only: str = "") -> None:
     """study.csv: the tables four times as often as the rest, score tables a fifth as often, which take seconds each."""
     planned = {
         "teachers alike": lambda n: planted_tables(0.0, 0.05, n, SEED, ENDPOINTS.level),
@@ -86,11 +88,11 @@ def study(out: Path, repetitions: int) -> None:
     }
     for name, simulate in planned.items():
         n = max(2, repetitions // 5) if name == "from scores" else 4 * repetitions
-        if not _has(out / "study.csv", name, {"n": n, "seed": SEED, "level": ENDPOINTS.level}):
+        if _due(out / "study.csv", name, {"n": n, "seed": SEED, "level": ENDPOINTS.level}, only):
             _append(out / "study.csv", simulate(n), World(name), {"n": n, "seed": SEED, "level": ENDPOINTS.level})
 
 
-def bands_and_seeds(out: Path, repetitions: int) -> None:
+def bands_and_seeds(out: Path, repetitions: int, only: str = "") -> None:
     """bands.csv with two fifths of the repetitions, a fifth where the bands are large; seeds.csv with a fifth."""
     endpoints = replace(load_endpoints(DECLARED), resamples=100, halves=1)  # neither moves what is judged here
     for placements, items, share in ((30, 24, 0.4), (100, 48, 0.2)):
@@ -98,32 +100,32 @@ def bands_and_seeds(out: Path, repetitions: int) -> None:
             size = World(f"{' + '.join(pair)} {placements}x{items}", placements=placements, items=items)
             n = max(2, round(share * repetitions))
             mark = {"n": n, "seed": SEED, "level": endpoints.level}
-            if not _has(out / "bands.csv", size.name, mark):
+            if _due(out / "bands.csv", size.name, mark, only):
                 _append(out / "bands.csv", two_band_coverage(pair, placements, items, n, endpoints, SEED), size, mark)
                 print(f"{size.name}: written", flush=True)
     for seeds in (3, 5):
         n = max(2, repetitions // 5)
         mark = {"n": n, "seed": SEED, "level": endpoints.level}
         size = World(f"{seeds} seeds", placements=64, items=48)
-        if not _has(out / "seeds.csv", size.name, mark):
+        if _due(out / "seeds.csv", size.name, mark, only):
             _append(out / "seeds.csv", seeds_coverage(seeds, 48, n, endpoints, SEED), size, mark)
             print(f"{size.name}: written", flush=True)
 
 
-def optima(out: Path, repetitions: int) -> None:
+def optima(out: Path, repetitions: int, only: str = "") -> None:
     """optimum.csv with a fifth of the repetitions: each fits and chooses two dozen times."""
     n = max(2, repetitions // 5)
     mark = {"n": n, "seed": SEED, "level": ENDPOINTS.level}
     for layers, placements, items in ((12, 64, 24), (20, 96, 24)):
         for world in PLANTED.values():
             size = World(f"{world.name}, {layers} layers", placements=placements, items=items)
-            if not _has(out / "optimum.csv", size.name, mark):
+            if _due(out / "optimum.csv", size.name, mark, only):
                 found = coverage_of_optima(world, layers, placements, items, n, SEED, ENDPOINTS.level, worlds=24)
                 _append(out / "optimum.csv", found, size, mark)
                 print(f"{size.name}: coverage " + " ".join(f"{c:.3f}" for c in found["coverage"]), flush=True)
 
 
-def margins(out: Path, repetitions: int) -> None:
+def margins(out: Path, repetitions: int, only: str = "") -> None:
     """margins.csv and settled.csv, world by world."""
     endpoints = replace(load_endpoints(DECLARED), resamples=100)
     for placements, items, share in SIZES:
@@ -133,7 +135,7 @@ def margins(out: Path, repetitions: int) -> None:
             n = max(2, round(share * repetitions))
             size = World(f"{world.name} {placements}x{items}", placements=placements, items=items)
             mark = {"n": n, "seed": SEED, "level": endpoints.level}
-            if _has(out / "settled.csv", size.name, mark):
+            if not _due(out / "settled.csv", size.name, mark, only):
                 continue
             coverage, rates = margin_coverage(world, placements, items, n, endpoints, SEED)
             _append(out / "margins.csv", coverage, size, mark)
@@ -143,6 +145,10 @@ def margins(out: Path, repetitions: int) -> None:
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["world", "n", "seed", "level"])
+
+
+def _due(path: Path, name: str, mark: dict, only: str) -> bool:
+    return only in name and not _has(path, name, mark)
 
 
 def _has(path: Path, name: str, mark: dict) -> bool:
@@ -164,10 +170,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analysis.validate", description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=500, help="of every world, 2 or more")
+    parser.add_argument("--only", default="", metavar="TEXT", help="worlds whose name contains this, such as 100x48")
     parser.add_argument("--out", type=Path, default=Path("results/validation"), metavar="FOLDER", help="where the tables go")
     words = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args([f"--{word}" if word.startswith(("repetitions=", "out=")) else word for word in words])
-    return ends(lambda: main(options.repetitions, options.out))
+    options = parser.parse_args([f"--{word}" if word.startswith(("repetitions=", "out=", "only=")) else word for word in words])
+    return ends(lambda: main(options.repetitions, options.out, options.only))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def drifts(scores: Scores, endpoints: Endpoints, keep: np.ndarray | None = None)
 
 
 def _order(found: object, s: int, endpoints: Endpoints) -> tuple[float, float]:
-    """(order at the declared margin, resolution in nats/token) of step s: point estimates as ``stability.margin_columns`` has them."""
+    """(order at the declared margin, resolution in nats/token) of step s, as registered: from one map for all placements."""
     if not np.isfinite(found.rho[s]):
         return np.nan, np.nan
     t, last = found.signal[s, 0, 0], found.signal[s, 1, 1]

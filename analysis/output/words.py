@@ -83,6 +83,8 @@ def _band_sentence(band: Band, times: pd.DataFrame, rows: pd.DataFrame, endpoint
         return f"{where} the ranking is **as settled as a rerun**: {at}; a rerun reaches no more; {n}.{before}"
     parts = ", ".join(f"{row['endpoint']} {row['verdict']}" for _, row in times.iterrows())
     why = " (more items or placements would decide)" if word == "undecided" else ""
+    if np.isnan(now["order"]) and np.isfinite(now["resolution"]):
+        why = f" (no two placements differ by more than {endpoints.delta_settled:g}, so that there is nothing to rank at this margin)"
     return f"{where} the ranking is **{word}** ({parts}): {at}{why}; {n}.{before}"
 
 

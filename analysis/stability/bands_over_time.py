@@ -25,7 +25,8 @@ def stability_table(scores: Scores, endpoints: Endpoints) -> pd.DataFrame:
 
     - band_lo, band_hi: cost in FA-layer equivalents, lower edge included; n_placements, n_items.
     - order, order_lo, order_hi: 2a - 1, a the share of the pairs that differ by more than delta_settled at T that t orders the same way,
-      of qualities freed of item noise (margins.noise_free); order_band_lo, order_band_hi for all steps at once.
+      of qualities freed of item noise (margins.noise_free, within clusters where placements cluster: clustered_curves); order_band_lo,
+      order_band_hi for all steps at once. NaN, with the interval [-1, 1], where no two placements differ by so much.
     - resolution, resolution_lo, resolution_hi: the smallest difference (nats/token at T) from which on order stays at or above
       order_threshold; inf where none does; the interval inverts the bounds of order.
     - linear, linear_lo, linear_hi: Pearson correlation with T without item noise, from covariances of disjoint items.
@@ -120,7 +121,7 @@ def _regret_share(
 ) -> dict[str, np.ndarray]:
     """Regret over that of a random choice, from both [S + 1] and their values without each group of items [G, S + 1].
 
-    Jackknife of the quotient, with a floor on the half-width of half an item: no sample of items excludes that one of them decides.
+    Jackknife of the quotient, with a floor on the half-width of one item: no sample of items excludes that one of them decides.
     Unknown, with the interval [-1, 1 + 1], where the items do not tell the best from a random one.
     """
     S = len(estimate) - 1
@@ -139,7 +140,7 @@ def _regret_share(
     together = max(
         1.0, uncertainty.max_t_quantile(covariance, endpoints.level, endpoints.resamples, rng) / stats.norm.ppf((1 + endpoints.level) / 2)
     )
-    wide = np.maximum(q * np.sqrt(np.diag(covariance)), 0.5 / items)
+    wide = np.maximum(q * np.sqrt(np.diag(covariance)), 1 / items)
     wide[-1] = 0.0
     return {
         "regret_share": share, "regret_share_lo": share - wide, "regret_share_hi": share + wide,

@@ -35,7 +35,8 @@ def time_to_stability(table: pd.DataFrame, endpoints: Endpoints, reruns: pd.Data
 
     tokens_lo, tokens_hi: interval of the first step from which the truth stays within, by the simultaneous band; inf: not in the run.
     verdict, by the last step judged: settled; settled before training (step 0 already reaches); not settled (surely not reached);
-    undecided (the interval includes the threshold: more items or placements would decide); as settled as a rerun (a rerun of the
+    undecided (the interval includes the threshold: more items or placements would decide; also where no two placements differ by more
+    than delta_settled, so that the order beyond it is not known); as settled as a rerun (a rerun of the
     training surely does not reach the threshold either, and the curve lies within its interval: ``reference`` says which);
     not enough data (below min_placements or min_items); no data (nothing to rank).
 
@@ -43,7 +44,7 @@ def time_to_stability(table: pd.DataFrame, endpoints: Endpoints, reruns: pd.Data
     """
     rows = []
     for (run, lo, hi), band in table.groupby(["run", "band_lo", "band_hi"], sort=False):
-        band = band.sort_values("step")
+        band = band.drop_duplicates("step").sort_values("step")  # a band that is the whole range has its rows twice
         last = band["step"].iloc[-1]
         near = band[(band["step"] < last) & (band["step"] > (1 - endpoints.neighbours) * last)]
         judged = band.iloc[:-1].drop(near.index)
@@ -75,7 +76,7 @@ def by_ratio(table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
     rows = []
     for (run, lo, hi), band in table.groupby(["run", "band_lo", "band_hi"], sort=False):
         rule = Rule("ratio", "ratio", 1, endpoints.threshold)
-        found = _judge(band.sort_values("step").iloc[:-1], rule)
+        found = _judge(band.drop_duplicates("step").sort_values("step").iloc[:-1], rule)
         found["verdict"] = found["verdict"].removesuffix(" before training")
         rows.append({"run": run, "band_lo": lo, "band_hi": hi, "threshold": rule.threshold, **found, "level": endpoints.level})
     return pd.DataFrame(rows)

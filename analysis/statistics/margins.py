@@ -62,7 +62,7 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 def order_curve(quality: np.ndarray, deltas: np.ndarray = DELTAS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """2a - 1 over the pairs that differ by more than δ at T, of qualities [2, P] at t and T without noise -> the curve [D], the number of
     those pairs [D], and the variance of the curve over placements [D] (delete-one jackknife of a ratio of U-statistics, Arvesen 1969)."""
-    rows = row_sums(quality[-1:], quality[None], deltas)
+    rows = row_sums(quality[-1:], quality[None, :1], deltas)
     P = len(rows)
     total = rows.sum(axis=0) / 2
     left = total - rows

@@ -54,7 +54,11 @@ def true_regret_share(true: np.ndarray, world: Landscape, items: int, rng: np.ra
 def two_band_coverage(
     names: tuple[str, str], placements: int, items: int, repetitions: int, endpoints: Endpoints, seed: int
 ) -> pd.DataFrame:
-    """One row per band and statistic: coverage at the step before T by ``stability_table``; rates of the verdicts of its endpoint."""
+    """One row per band and statistic: coverage at the step before T by ``stability_table``; rates of the verdicts of its endpoint.
+
+    ``settled_wrongly``: how often "settled" is said of a band that is not. Regret is that of the very placements that were drawn, so its
+    truth differs from one repetition to the next, and its mean over them says little of how many are settled.
+    """
     worlds = (LANDSCAPES[names[0]], LANDSCAPES[names[1]])
     truth = [truth_of(world, endpoints, seed) for world in worlds]
     found = []
@@ -70,8 +74,14 @@ def two_band_coverage(
         for n, ((key, rows), world) in enumerate(zip(itertools.islice(bands, 2), worlds, strict=True)):
             row, said = rows.iloc[-2], times.get_group(key).set_index("endpoint")["verdict"]
             values = truth[n] | {"regret_share": true_regret_share(true[n], world, items, rng)[-2]}
-            found += [_judged(row, name, value, said["regret" if name == "regret_share" else "resolution"]) | {"band": n}
-                      for name, value in values.items()]  # fmt: skip
+            truly = {
+                "regret": values["regret_share"] <= declared.regret_threshold,
+                "resolution": values["order"] >= declared.order_threshold,
+            }
+            for name, value in values.items():
+                endpoint = "regret" if name == "regret_share" else "resolution"
+                wrongly = said[endpoint].startswith("settled") and not truly[endpoint]
+                found.append(_judged(row, name, value, said[endpoint]) | {"band": n, "settled_wrongly": wrongly})
     rows = _rates(pd.DataFrame(found), ["band", "statistic"])
     return rows.assign(of=rows["band"].map(dict(enumerate(names))))
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.bands import inside
+from analysis.bands import Band, inside
+from analysis.output.words import _band_sentence
 from analysis.stability import Endpoints, stability_table, time_to_stability
 from analysis.stability.published import published
 from analysis.stability.reruns import rerun_agreement
@@ -99,6 +100,24 @@ def test_intervals_never_have_width_zero_short_of_the_end():
     rows = stability_table(still, ONE).iloc[: len(scores.steps) - 1]
     assert (rows["order_hi"] - rows["order_lo"] > 0).all() and (rows["regret_share_hi"] - rows["regret_share_lo"] > 0).all()
     assert set(time_to_stability(stability_table(still, ONE), ONE)["verdict"]) == {"settled before training"}
+
+
+def test_a_band_that_is_the_whole_range_is_not_judged_by_its_end():
+    """Its rows are there twice, and T, which agrees with itself, was taken for a step before T: always settled."""
+    half = table([0.5, 0.8, 1])
+    times = time_to_stability(pd.concat([half, half]), Endpoints())
+    assert list(times["verdict"]) == ["not settled", "settled before training"]
+
+
+def test_placements_closer_than_the_margin_are_undecided():
+    """Nothing is known of the order beyond a margin that no two placements exceed: neither settled nor unsettled, though there are data."""
+    scores, _ = simulate(World("w", placements=40, items=24, noise=0.1, shared=0.1), np.random.default_rng(0))
+    still = replace(scores, quality=0.001 * np.repeat(scores.quality[-1:], len(scores.steps), axis=0))
+    rows = stability_table(still, ONE)
+    times = time_to_stability(rows, ONE).set_index("endpoint")["verdict"]
+    assert times["resolution"] == "undecided" and overall(times) == "undecided"
+    said = _band_sentence(Band(0.0, 1.0, False), time_to_stability(rows, ONE), rows.drop_duplicates("step"), ONE)
+    assert "no two placements differ by more than 0.02" in said and "would decide" not in said
 
 
 def test_reruns_and_published():

@@ -40,6 +40,9 @@ def test_coverage_of_two_bands_has_a_row_per_band_and_statistic():
     ]
     assert table["truth"].iloc[4] == -1 and list(table["of"].unique()) == ["settled", "reversal"]
     assert table["coverage"].between(0, 1).all()
+    assert (table["settled_wrongly"] <= table["declared_settled"]).all()
+    reversed_band = table[table["of"] == "reversal"].iloc[0]
+    assert reversed_band["settled_wrongly"] == reversed_band["declared_settled"]
 
 
 def test_seeds_have_the_correlation_that_they_were_given():
@@ -54,3 +57,16 @@ def test_rows_with_more_repetitions_are_kept(tmp_path):
     pd.DataFrame({"world": ["a", "b"], "n": [500, 50], "seed": 1, "level": 0.95}).to_csv(path, index=False)
     mark = {"n": 100, "seed": 1, "level": 0.95}
     assert validate._has(path, "a", mark) and not validate._has(path, "b", mark) and not validate._has(path, "a", {**mark, "seed": 2})
+
+
+def test_cells_are_made_one_by_one_with_the_same_numbers(tmp_path, monkeypatch):
+    worlds = {name: LANDSCAPES[name] for name in ("settled", "reversal")}
+    monkeypatch.setattr(validate, "LANDSCAPES", worlds)
+    monkeypatch.setattr(validate, "SIZES", ((12, 8, 1.0),))
+    validate.margins(tmp_path / "a", 2)
+    for name in ("reversal", "settled"):
+        validate.margins(tmp_path / "b", 2, only=name)
+        if name == "reversal":
+            assert set(pd.read_csv(tmp_path / "b" / "margins.csv")["world"]) == {"reversal 12x8"}
+    both = [pd.read_csv(tmp_path / n / "margins.csv").sort_values(["world", "statistic"], ignore_index=True) for n in "ab"]
+    pd.testing.assert_frame_equal(*both)

@@ -1,0 +1,53 @@
+"""Clusters of placements: where qualities are not one normal cloud, noise within a cluster must be told from what lies between clusters.
+
+Letters: P placements, I items, S steps, K clusters.
+"""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+MOST = 8
+"""Clusters that are looked for: three binary factors make as many."""
+
+
+def clusters(means: np.ndarray) -> np.ndarray:
+    """The cluster of every placement by its qualities at t and T [2, P] -> [P], from 0; all 0 where one normal cloud describes them.
+
+    Ward's tree (1963) is cut into 1 to MOST clusters of one common covariance W; the number is chosen by the integrated completed
+    likelihood (Biernacki, Celeux & Govaert 2000), P log|W| + 2 P H(shares) + 3 K log P: a normal cloud that is cut in two gains
+    less in W than the labels cost, so that one normal stays one.
+    """
+    P = means.shape[1]
+    spread = means.std(axis=1, keepdims=True)
+    if P < 3 or not (spread > 0).all():
+        return np.zeros(P, dtype=int)
+    points = ((means - means.mean(axis=1, keepdims=True)) / spread).T
+    tree = linkage(points, "ward")
+    best, found = np.inf, np.zeros(P, dtype=int)
+    for number in range(1, min(MOST, P // 4) + 1):
+        label = fcluster(tree, number, "maxclust") - 1
+        rest = without_clusters(points.T[:, :, None], label)[:, :, 0]
+        share = np.bincount(label) / P
+        size = len(share)
+        within = np.linalg.slogdet(rest @ rest.T / P + 1e-12 * np.eye(2))[1]
+        loss = P * within - 2 * P * (share * np.log(share)).sum() + 3 * size * np.log(P)
+        if loss < best:
+            best, found = loss, label
+    return found
+
+
+def without_clusters(quality: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Quality [S, P, I] less the mean of each placement's cluster, item by item, so that disjoint items stay independent."""
+    member = (label[:, None] == np.arange(label.max() + 1)).astype(float)
+    return quality - member @ ((member / member.sum(axis=0)).T @ quality)
+
+
+def at_equal_cost_within(quality: np.ndarray, cost: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Quality [S, P, I] less its linear trend in cost [P] within clusters, item by item. A trend over all placements follows how clusters
+    happen to lie along cost; taken out, it would leave a common slope within them that looks like agreement of t and T."""
+    member = (label[:, None] == np.arange(label.max() + 1)).astype(float)
+    inner = cost - member @ ((member / member.sum(axis=0)).T @ cost)
+    if (inner**2).sum() <= 1e-9 * max(1.0, (cost**2).sum()):
+        return quality
+    slope = np.einsum("p,spi->si", inner, quality) / (inner**2).sum()
+    return quality - slope[:, None, :] * (cost - cost.mean())[:, None]
