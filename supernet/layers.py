@@ -51,12 +51,16 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         width, tokens = self.weight.shape[-1], x.shape[1]
-        taps = self.weight[:, 0].T.to(x.dtype).contiguous()  # strided taps would cost three times as much
+        taps = self.taps(x.dtype)
         padded = F.pad(x, (0, 0, width - 1, 0)) if past is None else torch.cat([past.to(x.dtype), x], 1)
         out = padded[:, :tokens] * taps[0]
         for i in range(1, width):
             out = torch.addcmul(out, padded[:, i : i + tokens], taps[i])
         return F.silu(out), padded[:, tokens:]
+
+    def taps(self, dtype: torch.dtype) -> Tensor:
+        """[width, C], contiguous: strided taps would cost three times as much."""
+        return self.weight[:, 0].T.to(dtype).contiguous()
 
 
 def rotate(x: Tensor, rope: Rope, start: int | Tensor = 0) -> Tensor:

@@ -199,7 +199,8 @@ class _Tile:
     states: Tensor  # [slots, m, T, D]: the hidden states of the live prefixes
     slot: dict[str, int]  # where the state of a prefix is
     free: list[int]
-    at: Tensor  # positions in the flattened [m * T] whose output predicts a target
+    first: int  # the first position whose output predicts a target: from there on the last layer is evaluated
+    at: Tensor  # positions in the flattened [m * (T - first)] whose output predicts a target
     targets: Tensor  # the tokens that are predicted there
     starts: np.ndarray  # [m] where the targets of each item start
 
@@ -220,20 +221,24 @@ def _start(model: Supernet, trie: Trie, items: list[Item]) -> _Tile:
     device = model.embed.weight.device
     T = max(len(item.tokens) for item in items) - 1
     tokens = torch.stack([F.pad(item.tokens[:-1], (0, T + 1 - len(item.tokens))) for item in items]).to(device)
-    at = [i * T + torch.arange(item.prompt - 1, len(item.tokens) - 1) for i, item in enumerate(items)]
+    # On a GPU the whole: attention of the last tokens to all would leave the fused kernel.
+    first = min(item.prompt for item in items) - 1 if device.type == "cpu" else 0
+    at = [i * (T - first) + torch.arange(item.prompt - 1 - first, len(item.tokens) - 1 - first) for i, item in enumerate(items)]
     targets = torch.cat([item.tokens[item.prompt :] for item in items])
     states = model.embed.weight.new_empty(trie.slots, len(items), T, model.config.hidden)
     states[0] = model.embed(tokens)
     starts = np.cumsum([0, *map(len, at[:-1])])
-    return _Tile(states, {"": 0}, list(range(1, trie.slots)), torch.cat(at).to(device), targets.to(device), starts)
+    return _Tile(states, {"": 0}, list(range(1, trie.slots)), first, torch.cat(at).to(device), targets.to(device), starts)
 
 
 def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Up to the MLP: yields some of the next level's prefixes with ``x + mixer(norm(x))`` [B * m, T, D].
+    """Up to the MLP: yields some of the next level's prefixes with ``x + mixer(norm(x))`` [B * m, T, D], in the last layer without the
+    tokens before ``tile.first`` [B * m, T - first, D].
 
     A parent's slot is free as soon as its state was read, and each parent has a child, so its children always find room.
     """
     _, m, T, D = tile.states.shape
+    first = tile.first if layer == len(trie.levels) - 2 else 0
     size = max(1, batch_tokens // (m * T))
     level = trie.levels[layer]
     for start in range(0, len(level), size):
@@ -246,8 +251,8 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int)
             rows = [i for i, p in enumerate(parents) if letter in trie.next_letters[p]]
             if rows:
                 some, some_normed = (x, normed) if len(rows) == len(parents) else (x[rows], normed[rows])
-                mixed = block.mixers[letter](some_normed.view(-1, T, D))
-                yield [parents[i] + letter for i in rows], some.view(-1, T, D) + mixed
+                mixed = block.mixers[letter](some_normed.view(-1, T, D), first)
+                yield [parents[i] + letter for i in rows], some.view(-1, T, D)[:, first:] + mixed
 
 
 def _put(tile: _Tile, prefixes: list[str], x: Tensor) -> None:
@@ -261,8 +266,8 @@ def _index(slots: list[int], tile: _Tile) -> Tensor:
 
 
 def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[Tensor, Tensor], Tensor] | None) -> np.ndarray:
-    """[B * m, T, D] before the last MLP -> sums over each item's targets [B, m] or [B, m, C] of ``of``, else of log-probabilities. From
-    here on only the positions that predict a target matter."""
+    """[B * m, T - first, D] before the last MLP -> sums over each item's targets [B, m] or [B, m, C] of ``of``, else of
+    log-probabilities. From here on only the positions that predict a target matter."""
     x = x.view(-1, tile.states.shape[1] * x.shape[1], x.shape[2]).index_select(1, tile.at).flatten(0, 1)
     x = model.norm(x + block.mlp(block.mlp_norm(x)))
     target = torch.arange(len(tile.targets), device=x.device).repeat(len(x) // len(tile.targets))
@@ -274,7 +279,8 @@ def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[T
 
 
 def sweep_flops(config: SupernetConfig, trie: Trie, items: list[Item]) -> float:
-    """FLOPs of the chunk on the items' own tokens; the last MLP and the head run at target positions only."""
+    """FLOPs of the chunk on the items' own tokens; the last MLP and the head run at target positions only. The last layer's mixers are
+    counted whole, though on a CPU they leave out what no target needs."""
     letters = Counter(p[-1] for level in trie.levels[1:] for p in level)
     total, mlp = 0.0, 6.0 * config.hidden * config.ffn
     for tokens, count in Counter(len(item.tokens) - 1 for item in items).items():

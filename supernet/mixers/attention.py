@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from supernet.config import SupernetConfig
 from supernet.layers import RMSNorm, rotate
 from supernet.ops.cache import attend_after, write
-from supernet.ops.window import window_attention
+from supernet.ops.window import window_attention, window_attention_masked
 
 
 class FullAttention(nn.Module):
@@ -25,19 +25,23 @@ class FullAttention(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(c.head_dim, c.norm_eps), RMSNorm(c.head_dim, c.norm_eps)
 
-    def qkv(self, x: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, T, D] -> q [B, H, T, d], k and v [B, kv_heads, T, d], normed and rotated. ``start``: position of the first token, or [B]."""
+    def qkv(self, x: Tensor, start: int | Tensor = 0, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, D] -> q [B, H, T - first, d], k and v [B, kv_heads, T, d], normed and rotated. ``start``: position of the first token, or
+        [B]; ``first``: tokens that ask for nothing."""
         c = self.config
-        q, k, v = (p(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, x[:, first:]), (self.k_proj, x), (self.v_proj, x)
+        q, k, v = (p(y).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p, y in projections)
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, c.rope, start), rotate(k, c.rope, start), v
+        return rotate(q, c.rope, start + first), rotate(k, c.rope, start), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """A whole sequence: q [B, H, T, d], k and v [B, kv_heads, T, d] -> [B, H, T, d]."""
+        """A whole sequence: k and v [B, kv_heads, T, d], q of all or of the last tokens [B, H, T or fewer, d] -> the same."""
         c = self.config
         # Keys and values are repeated here because enable_gqa leaves the fused CPU kernel.
         k, v = k.repeat_interleave(c.group, 1), v.repeat_interleave(c.group, 1)
+        if q.shape[2] < k.shape[2]:
+            return window_attention_masked(q, k, v, c.window if self.windowed else k.shape[2])
         if self.windowed and c.window < q.shape[2]:
             return window_attention(q, k, v, c.window)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -46,8 +50,10 @@ class FullAttention(nn.Module):
         """[B, H, T, d] -> [B, T, D]."""
         return self.o_proj(o.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.attend(*self.qkv(x)))
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
+        unseen = max(0, first - self.config.window + 1) if self.windowed else 0
+        return self.out(self.attend(*self.qkv(x[:, unseen:], unseen, first - unseen)))
 
     @classmethod
     def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -11,7 +11,7 @@ from supernet.config import SupernetConfig
 from supernet.layers import CausalConv, RMSNorm
 from supernet.mixers.attention import FullAttention
 from supernet.ops.delta_rule import saved_floats
-from supernet.ops.kernels import delta_rule, delta_rule_from
+from supernet.ops.kernels import delta_rule, delta_rule_from, fused
 
 Convolve = Callable[[CausalConv, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
@@ -120,9 +120,27 @@ class KimiDeltaAttention(nn.Module):
         """o, in the dtype of the layer's input, and gate [B, T, H, d] -> [B, T, D]."""
         return self.o_proj((self.norm(o) * gate).flatten(2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
+        if fused(x):
+            return self.o_proj(self.in_one_pass(x, first))
         q, k, v, g, beta, gate, _ = self.inputs(x)
-        return self.out(delta_rule(q, k, v, g, beta).to(x.dtype), gate)
+        return self.out(delta_rule(q, k, v, g, beta)[:, first:].to(x.dtype), gate[:, first:])
+
+    def in_one_pass(self, x: Tensor, first: int) -> Tensor:
+        """[B, T, D] -> what ``o_proj`` takes [B, T - first, H d]: ``inputs``, the delta rule and ``out`` in compiled loops."""
+        from supernet.ops.numba_mixing import Part, mix  # imports numba
+
+        c = self.config
+        q, k, v = (
+            Part(proj(x), taps=conv.taps(x.dtype))
+            for proj, conv in ((self.q_proj, self.q_conv), (self.k_proj, self.k_conv), (self.v_proj, self.v_conv))
+        )
+        gate, decay, beta = Part(self.g_b_proj(self.g_a_proj(x[:, first:]))), self.f_b_proj(self.f_a_proj(x)), self.beta_proj(x)
+        eps = L2_EPS, c.delta_norm_eps
+        return mix(
+            q, k, v, gate, decay, beta, self.A_log, self.dt_bias, self.norm.weight, eps, c.kda_heads, c.kda_dim, c.kda_gate == "silu"
+        )
 
     @classmethod
     def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -223,9 +241,24 @@ class GatedDeltaNet(nn.Module):
         """o, in the dtype of the layer's input, and gate [B, T, H, V] -> [B, T, D]."""
         return self.out_proj((self.norm(o) * gate).flatten(2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
+        if fused(x):
+            return self.out_proj(self.in_one_pass(x, first))
         q, k, v, g, beta, gate, _ = self.inputs(x)
-        return self.out(delta_rule(q, k, v, g, beta).to(x.dtype), gate)
+        return self.out(delta_rule(q, k, v, g, beta)[:, first:].to(x.dtype), gate[:, first:])
+
+    def in_one_pass(self, x: Tensor, first: int) -> Tensor:
+        """[B, T, D] -> what ``out_proj`` takes [B, T - first, H V]: ``inputs``, the delta rule and ``out`` in compiled loops."""
+        from supernet.ops.numba_mixing import Part, mix  # imports numba
+
+        c = self.config
+        of_qkv, of_z = self.in_proj_qkvz.weight.split([sum(self.widths[:3]), self.widths[3]])
+        qkv, z, taps = F.linear(x, of_qkv), Part(F.linear(x[:, first:], of_z)), self.convolution.taps(x.dtype)
+        q, k, v = (Part(qkv, start, taps) for start in (0, self.widths[0], 2 * self.widths[0]))
+        beta, decay = self.in_proj_ba(x).chunk(2, -1)
+        eps = L2_EPS, c.delta_norm_eps
+        return mix(q, k, v, z, decay, beta, self.A_log, self.dt_bias, self.norm.weight, eps, c.gdn_key_heads, c.gdn_key_dim, True)
 
     @classmethod
     def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -66,6 +66,12 @@ def delta_rule_from(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, st
     return run(_for(v), q, k, v, g, beta, state)
 
 
+def fused(x: Tensor) -> bool:
+    """Whether a delta mixer may compute what lies between its projections of x in one pass without gradients: ``numba_mixing``."""
+    plain = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    return _way == "numba" and x.device.type == "cpu" and plain and not torch.is_grad_enabled()
+
+
 def _for(v: Tensor) -> str:
     return _way if v.device.type in ON[_way] else "torch"
 

@@ -27,6 +27,9 @@ KEEP = 16
 SMALL = 1 << 20
 """Numbers in the largest tensor that are worth another thread: starting one takes as long as the work on 100,000."""
 
+COLUMNS = 32
+"""Columns of a state that go through all its rows at once: what is summed over rows fills half of AVX2's registers."""
+
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, which vectors need. Not "nnan" and "ninf": with them a NaN among the inputs could come out as any number."""
 
@@ -94,50 +97,61 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Te
     o, end = torch.empty_like(v), torch.empty_like(state)
     rest = torch.empty_like(v) if keep else v.new_empty(0, 0, 0, 0)
     states = v.new_empty(B, H, -(-T // KEEP), K, V) if keep else v.new_empty(0, 0, 0, 0, 0)
-    _over_heads(_forward_heads, (q, k, v, g.exp(), beta, state, o, end, rest, states), B * H, K + 3, V)
+    _over_heads(_forward_heads, (q, k, v, g.exp(), beta, state, o, end, rest, states), B * H, *forward_scratch(K, V))
     return o, end, rest, states
 
 
-def _over_heads(kernel: Callable, tensors: tuple[Tensor, ...], heads: int, rows: int, V: int) -> None:
-    """Call a kernel on all B * H heads, on at most torch's number of threads; each has scratch memory [rows, V], aligned as torch does."""
+def forward_scratch(K: int, V: int) -> tuple[int, int]:
+    """Shape of the forward pass's scratch memory: the state and three vectors over V, by blocks of COLUMNS."""
+    return -(-V // COLUMNS) * (K + 3), COLUMNS
+
+
+def _over_heads(kernel: Callable, tensors: tuple[Tensor, ...], heads: int, *scratch: int) -> None:
+    """Call a kernel on all B * H heads, on at most torch's number of threads; each has scratch memory of this shape, as torch aligns it."""
     arrays = [x.detach().numpy() for x in tensors]
-    threads = min(torch.get_num_threads(), heads, 1 + max(x.numel() for x in tensors) // SMALL)
-    scratch = [torch.empty(rows, V).numpy() for _ in range(threads)]
-    cuts = [heads * i // threads for i in range(threads + 1)]
+    in_threads(lambda *part: kernel(*arrays, torch.empty(scratch).numpy(), *part), heads, max(x.numel() for x in tensors))
+
+
+def in_threads(work: Callable[[int, int], None], count: int, numbers: int) -> None:
+    """``work(first, last)`` over ``count`` equal parts, on at most torch's number of threads, and fewer where there are few ``numbers``."""
+    threads = min(torch.get_num_threads(), count, 1 + numbers // SMALL)
+    cuts = [count * i // threads for i in range(threads + 1)]
     if threads == 1:
-        return kernel(*arrays, scratch[0], 0, heads)
+        return work(0, count)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda i: kernel(*arrays, scratch[i], cuts[i], cuts[i + 1]), range(threads)))
+        list(pool.map(work, cuts[:-1], cuts[1:]))
 
 
-# The loops, for heads ``first`` to ``last`` of B * H. ``step`` is 1 for a decay per channel and 0 for one per head. Rows of a state are
-# taken four at a time, so that what is summed over rows is loaded and stored once for four; rows left over are taken one by one.
-
-
-@_distinct
-def _advance(A, B, C, D, u, read, out, p0, p1, p2, p3, a0, a1, a2, a3, k0, k1, k2, k3, q0, q1, q2, q3):  # noqa: ANN001, ANN202
-    """Four rows of ``S <- a (S + p u^T)``: the token before left that to do. And their share of ``S^T k`` and ``S^T q``."""
-    for j in range(u.size):
-        w = u[j]
-        s0, s1, s2, s3 = A[j] * a0 + p0 * a0 * w, B[j] * a1 + p1 * a1 * w, C[j] * a2 + p2 * a2 * w, D[j] * a3 + p3 * a3 * w
-        A[j], B[j], C[j], D[j] = s0, s1, s2, s3
-        read[j] += (k0 * s0 + k1 * s1) + (k2 * s2 + k3 * s3)
-        out[j] += (q0 * s0 + q1 * s1) + (q2 * s2 + q3 * s3)
+# The loops, for heads ``first`` to ``last`` of B * H. ``step`` is 1 for a decay per channel and 0 for one per head. Forward, a state lies
+# in blocks of COLUMNS, the last one padded, so that what is summed over rows stays in registers.
 
 
 @_distinct
-def _advance_one(A, u, read, out, p0, a0, k0, q0):  # noqa: ANN001, ANN202
-    for j in range(u.size):
-        s0 = A[j] * a0 + p0 * a0 * u[j]
-        A[j] = s0
-        read[j] += k0 * s0
-        out[j] += q0 * s0
+def _advance(S, u, read, out, p, a, step, k, q):  # noqa: ANN001, ANN202
+    """COLUMNS columns of ``S <- a (S + p u^T)``: the token before left that to do. And their ``S^T k`` and ``S^T q``."""
+    for i in range(k.size):
+        decay, key, query = a[i * step], k[i], q[i]
+        write = p[i] * decay
+        for j in range(COLUMNS):
+            s = S[i, j] * decay + write * u[j]
+            S[i, j] = s
+            read[j] += key * s
+            out[j] += query * s
+
+
+@_compile
+def _store(S, u, p, out):  # noqa: ANN001, ANN202
+    """``out = S + p u^T``: the state after a token, [blocks, K, COLUMNS] -> [K, V]."""
+    K, V = out.shape
+    for c in range(len(S)):
+        for i in range(K):
+            _rank_one(out[i, c * COLUMNS : min(V, (c + 1) * COLUMNS)], S[c, i], u[c], p[i], np.float32(1))
 
 
 @_distinct
 def _rank_one(out, S, u, p, a):  # noqa: ANN001, ANN202
     """One row of ``out = a (S + p u^T)``."""
-    for j in range(u.size):
+    for j in range(out.size):
         out[j] = (S[j] + p * u[j]) * a
 
 
@@ -170,39 +184,39 @@ def _hand_back(E, D, d_v, k0, a0):  # noqa: ANN001, ANN202
 def _forward_heads(q, k, v, a, beta, state, o, end, rest, states, scratch, first, last):  # noqa: ANN001, ANN202
     (_, T, H, V), K = v.shape, q.shape[3]
     group, step, keep = H // q.shape[2], 1 if a.shape[3] > 1 else 0, rest.size > 0
-    S, u, read, out = scratch[:K], scratch[K], scratch[K + 1], scratch[K + 2]
+    blocks = len(scratch) // (K + 3)
+    S = scratch[: blocks * K].reshape(blocks, K, COLUMNS)
+    vectors = scratch[blocks * K :].reshape(3, blocks, COLUMNS)
+    u, read, out = vectors[0], vectors[1], vectors[2]  # unpacked, an array would lose its layout, and the loops their vectors
     zero = np.zeros(K, np.float32)
     for n in range(first, last):
         b, h = n // H, n % H
-        S[:] = state[b, h]
+        S[:] = 0
+        for c in range(blocks):
+            columns = state[b, h, :, c * COLUMNS : (c + 1) * COLUMNS]
+            S[c, :, : columns.shape[1]] = columns
         u[:] = 0
         p = zero
         for t in range(T):
             kt, qt, at, vt, ot, bt = k[b, t, h // group], q[b, t, h // group], a[b, t, h], v[b, t, h], o[b, t, h], beta[b, t, h]
             if keep and t % KEEP == 0:
-                for i in range(K):
-                    _rank_one(states[b, h, t // KEEP, i], S[i], u, p[i], np.float32(1))
-            read[:] = 0
-            out[:] = 0
-            for i in range(0, K - 3, 4):
-                i1, i2, i3 = i + 1, i + 2, i + 3
-                _advance(S[i], S[i1], S[i2], S[i3], u, read, out, p[i], p[i1], p[i2], p[i3],
-                         at[i * step], at[i1 * step], at[i2 * step], at[i3 * step],
-                         kt[i], kt[i1], kt[i2], kt[i3], qt[i], qt[i1], qt[i2], qt[i3])  # fmt: skip
-            for i in range(K - K % 4, K):
-                _advance_one(S[i], u, read, out, p[i], at[i * step], kt[i], qt[i])
+                _store(S, u, p, states[b, h, t // KEEP])
             both = np.float32(0)  # o = (D + k u^T)^T q = D^T q + (k . q) u
             for i in range(K):
                 both += kt[i] * qt[i]
-            for j in range(V):
-                r = vt[j] - read[j]
-                if keep:
-                    rest[b, t, h, j] = r
-                u[j] = bt * r
-                ot[j] = out[j] + both * u[j]
+            for c in range(blocks):
+                uc, rc, oc = u[c], read[c], out[c]
+                rc[:] = 0
+                oc[:] = 0
+                _advance(S[c], uc, rc, oc, p, at, step, kt, qt)
+                for j in range(min(COLUMNS, V - c * COLUMNS)):
+                    r = vt[c * COLUMNS + j] - rc[j]
+                    if keep:
+                        rest[b, t, h, c * COLUMNS + j] = r
+                    uc[j] = bt * r
+                    ot[c * COLUMNS + j] = oc[j] + both * uc[j]
             p = kt
-        for i in range(K):
-            _rank_one(end[b, h, i], S[i], u, p[i], np.float32(1))
+        _store(S, u, p, end[b, h])
 
 
 @_compile

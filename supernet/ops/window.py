@@ -6,9 +6,10 @@ from torch import Tensor
 
 
 def window_attention_masked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """The definition, over all pairs: token i attends j with 0 <= i - j < window. [B, H, T, d] -> [B, H, T, d]."""
-    T = q.shape[2]
-    distance = torch.arange(T, device=q.device)[:, None] - torch.arange(T, device=q.device)
+    """The definition, over all pairs: token i attends j with 0 <= i - j < window. k, v [B, H, T, d]; q may be of the last tokens only,
+    [B, H, T or fewer, d] -> the same."""
+    T = k.shape[2]
+    distance = torch.arange(T - q.shape[2], T, device=q.device)[:, None] - torch.arange(T, device=q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < window))
 
 
