@@ -8,11 +8,12 @@ n items, m items of a tile, T tokens, D hidden, B prefixes of one call.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet
@@ -221,14 +222,19 @@ def _start(model: Supernet, trie: Trie, items: list[Item]) -> _Tile:
     device = model.embed.weight.device
     T = max(len(item.tokens) for item in items) - 1
     tokens = torch.stack([F.pad(item.tokens[:-1], (0, T + 1 - len(item.tokens))) for item in items]).to(device)
-    # On a GPU the whole: attention of the last tokens to all would leave the fused kernel.
-    first = min(item.prompt for item in items) - 1 if device.type == "cpu" else 0
+    first = _first(items, device.type)
     at = [i * (T - first) + torch.arange(item.prompt - 1 - first, len(item.tokens) - 1 - first) for i, item in enumerate(items)]
     targets = torch.cat([item.tokens[item.prompt :] for item in items])
     states = model.embed.weight.new_empty(trie.slots, len(items), T, model.config.hidden)
     states[0] = model.embed(tokens)
     starts = np.cumsum([0, *map(len, at[:-1])])
     return _Tile(states, {"": 0}, list(range(1, trie.slots)), first, torch.cat(at).to(device), targets.to(device), starts)
+
+
+def _first(items: list[Item], device: str) -> int:
+    """Where the last layer begins to matter. On a GPU it is evaluated whole: attention of the last tokens to all would leave the fused
+    kernel."""
+    return min(item.prompt for item in items) - 1 if device == "cpu" else 0
 
 
 def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int) -> Iterator[tuple[list[str], Tensor]]:
@@ -251,8 +257,13 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int)
             rows = [i for i, p in enumerate(parents) if letter in trie.next_letters[p]]
             if rows:
                 some, some_normed = (x, normed) if len(rows) == len(parents) else (x[rows], normed[rows])
-                mixed = block.mixers[letter](some_normed.view(-1, T, D), first)
+                mixed = _mixed(block.mixers[letter], some_normed.view(-1, T, D), first)
                 yield [parents[i] + letter for i in rows], some.view(-1, T, D)[:, first:] + mixed
+
+
+def _mixed(mixer: nn.Module, x: Tensor, first: int) -> Tensor:
+    """The mixer's outputs from token ``first`` on [B, T - first, D]. One that does not know ``first`` computes all."""
+    return mixer(x, first) if "first" in signature(mixer.forward).parameters else mixer(x)[:, first:]
 
 
 def _put(tile: _Tile, prefixes: list[str], x: Tensor) -> None:

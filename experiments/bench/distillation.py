@@ -68,10 +68,11 @@ def shapes(scale: str) -> SupernetConfig:
 class Steps:
     """A supernet and its teacher with random weights, their frozen tensors shared, and what one training step of them does."""
 
-    def __init__(self, config: SupernetConfig, batch: int, tokens: int, device: str):
+    def __init__(self, config: SupernetConfig, batch: int, tokens: int, device: str, dtype: torch.dtype = torch.bfloat16):
+        """``dtype``: bfloat16 trains in mixed precision."""
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
-            teacher = Supernet(config.replace(mixers="F")).requires_grad_(False).to(torch.bfloat16)
+            teacher = Supernet(config.replace(mixers="F")).requires_grad_(False).to(dtype)
             with torch.device("meta"):
                 student = Supernet(config)
             for block, frozen in zip(student.blocks, teacher.blocks, strict=True):
@@ -79,6 +80,7 @@ class Steps:
                 block.mixer_norm, block.mlp_norm, block.mlp = frozen.mixer_norm, frozen.mlp_norm, frozen.mlp
         student.embed, student.norm, student.head = teacher.embed, teacher.norm, teacher.head
         self.teacher, self.student, self.device, self.done = teacher, student, device, 0
+        self.mixed = dtype == torch.bfloat16
         self.optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-4)
         generator = torch.Generator().manual_seed(1)
         self.tokens = torch.randint(config.vocab, (batch, tokens), generator=generator).to(device)
@@ -89,7 +91,7 @@ class Steps:
         config = self.student.config
         placement = "".join(config.mixers[(layer + self.done) % len(config.mixers)] for layer in range(config.layers))
         self.done += 1
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed):
             with torch.no_grad():
                 target, target_mixed = self.teacher.features(self.tokens, "F" * config.layers)
             hidden, mixed = self.student.features(self.tokens, placement)

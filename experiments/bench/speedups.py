@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from experiments.bench.distillation import Steps, shapes
 from experiments.bench.token_mixing import delta_way
 from experiments.runs.records import cpu_name, write_text
+from supernet import scoring
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops import kernels, losses
@@ -30,16 +31,14 @@ TABLE = Path("docs/benchmarks.md")
 def run(quick: bool = False) -> pd.DataFrame:
     """Columns: what, old, new, old s, new s, ratio. ``quick`` takes 2 of the 30 layers of 135m.
 
-    Sweeps at 135m are in bfloat16 where the CPU has instructions for it, else in float32; the training step, which is in mixed precision,
-    is left out there.
+    What is at 135m is in bfloat16 where the CPU has instructions for it, else in float32.
     """
-    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtype = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     layers = 2 if quick else 30
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = [*delta_rule(), kl(), tiny_sweep(), *language_sweep(layers, "bfloat16" if fast else "float32")]
-        rows += [training_step(layers)] if fast else []
+        rows = [*delta_rule(), kl(dtype), tiny_sweep(), *language_sweep(layers, dtype), training_step(layers, dtype)]
     finally:
         torch.set_num_threads(before)
         kernels.use("torch")
@@ -112,21 +111,21 @@ def recomputed_kl() -> Iterator[None]:
         losses.frozen = kept
 
 
-def kl() -> tuple:
+def kl(dtype: str) -> tuple:
     c, random = shapes("135m"), torch.Generator().manual_seed(0)
-    head = nn.Linear(c.hidden, c.vocab, bias=False).to(torch.bfloat16).requires_grad_(False)
+    head = nn.Linear(c.hidden, c.vocab, bias=False).to(getattr(torch, dtype)).requires_grad_(False)
     student, teacher = (torch.randn(1, 768, c.hidden, generator=random) for _ in range(2))
     mask = torch.ones(1, 768, dtype=torch.bool)
     student.requires_grad_()
 
     def both() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             total = sum(losses.kl_losses(student, teacher, head, head, mask))
         torch.autograd.grad(total, student)
 
     with recomputed_kl():
         old = least(both, 2)
-    return "KL both ways with gradient, 135m, 768 tokens, bf16", "recomputed chunks", "one pass by blocks", old, least(both, 2)
+    return f"KL both ways with gradient, 135m, 768 tokens, {dtype}", "recomputed chunks", "one pass by blocks", old, least(both, 2)
 
 
 def model_of(config: SupernetConfig, dtype: torch.dtype) -> Supernet:
@@ -145,10 +144,27 @@ def scoring_seconds(way: str, *arguments: object) -> float:
     return least(lambda: score(*arguments, 1 << 30), 1)
 
 
+@contextmanager
+def whole_last_layer() -> Iterator[None]:
+    """The sweep as it was: the last layer's mixers at all tokens, whether a target needs them or not."""
+    kept, scoring._first = scoring._first, lambda *_: 0
+    try:
+        yield
+    finally:
+        scoring._first = kept
+
+
+def old_and_new(*arguments: object) -> tuple[str, str, float, float]:
+    """Names and seconds of the sweep as it was, in torch, and as it is."""
+    with whole_last_layer():
+        old = scoring_seconds("torch", *arguments)
+    return "torch, whole last layer", "numba in one pass", old, scoring_seconds("numba", *arguments)
+
+
 def tiny_sweep() -> tuple:
     config = shapes("tiny")
     arguments = model_of(config, torch.float32), list(exhaustive(config.layers)), items_of(8, 64, 32, config.vocab)
-    return "sweep, tiny, all placements", "torch", "numba", *(scoring_seconds(way, *arguments) for way in ("torch", "numba"))
+    return "sweep, tiny, all placements", *old_and_new(*arguments)
 
 
 def language_sweep(layers: int, dtype: str) -> Iterator[tuple]:
@@ -158,7 +174,7 @@ def language_sweep(layers: int, dtype: str) -> Iterator[tuple]:
     rng = np.random.default_rng(0)
     placements = ["F" * layers, *("".join(rng.choice(list(config.mixers), layers)) for _ in range(3))]
     at = f"135m, {dtype}, {layers} layers"
-    yield f"sweep, {at}, 4 placements", "torch", "numba", *(scoring_seconds(way, model, placements, items) for way in ("torch", "numba"))
+    yield f"sweep, {at}, 4 placements", *old_and_new(model, placements, items)
     from transformers import LlamaConfig, LlamaForCausalLM
 
     peer = LlamaForCausalLM(LlamaConfig(
@@ -181,12 +197,18 @@ def language_sweep(layers: int, dtype: str) -> Iterator[tuple]:
     )
 
 
-def training_step(layers: int) -> tuple:
-    """Teacher, student of mixed layers, three losses, backward, AdamW: 3 sequences of 256 tokens, bf16, as ``scale=135m`` trains."""
-    steps = Steps(shapes("135m").replace(layers=layers), 3, 256, "cpu")
+def training_step(layers: int, dtype: str) -> tuple:
+    """Teacher, student of mixed layers, three losses, backward, AdamW: 3 sequences of 256 tokens, as ``scale=135m`` trains."""
+    steps = Steps(shapes("135m").replace(layers=layers), 3, 256, "cpu", getattr(torch, dtype))
     kernels.use("torch")
     with recomputed_kl():
         old = least(partial(steps.step), 1)
     kernels.use("numba")
     steps.done = 0
-    return f"distillation step, 135m, {layers} layers", "torch, recomputed KL", "numba, blocked KL", old, least(partial(steps.step), 1)
+    return (
+        f"distillation step, 135m, {dtype}, {layers} layers",
+        "torch, recomputed KL",
+        "numba, blocked KL",
+        old,
+        least(partial(steps.step), 1),
+    )
