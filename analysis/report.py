@@ -40,7 +40,8 @@ def write_all(paths: Sequence[Path], declared: Path, costs: str | Path | None, o
             sep="\n  ",
         )
     several = [n for n, run in enumerate(runs) if len(run.scores.steps) > 1]
-    families = {n: family(runs[n].path) for n in several}
+    # differences in score and in nats are no replicates of each other, and have a comparison each
+    families = {n: family(runs[n].path) + "-score" * runs[n].scores.scored for n in several}
     for kind in sorted(set(families.values())):  # runs of different samplers are no replicates: see analysis.strategies
         members = [n for n in several if families[n] == kind]
         if len(members) > 1:

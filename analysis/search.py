@@ -49,9 +49,9 @@ def write(run: Run, options: argparse.Namespace, level: float) -> None:
         table.insert(2, "tokens", scores.tokens[table.pop("checkpoint")])
         write_csv(table, run.folder / "tables" / f"{name}.csv", digits=6)
     with style.figure(rows=2, height=2.2) as (fig, axes):
-        preset_figures.search_by_step(axes[0], tables[0][tables[0]["evaluations"] == largest], level)
+        preset_figures.search_by_step(axes[0], tables[0][tables[0]["evaluations"] == largest], level, scores.unit)
         final = tables[1]["step"] == scores.steps[-1]
-        preset_figures.search_by_budget(axes[1], tables[1][final & (tables[1]["evaluations"] == largest)], level)
+        preset_figures.search_by_budget(axes[1], tables[1][final & (tables[1]["evaluations"] == largest)], level, scores.unit)
         style.save(fig, run.folder / "figures" / "search")
     print(tables[0][tables[0]["step"] == scores.steps[-1]].to_string(index=False, float_format="%.4g"))
 

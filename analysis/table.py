@@ -6,7 +6,7 @@ Shapes, here and in all of analysis/: S steps, P placements, I items.
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,6 +71,11 @@ class Scores:
     quality: np.ndarray  # [S, P, I] float64: logp / num_tokens, nats per token (or score), higher is better
     unit: str = "nats/token"  # of quality, for texts; "in score" where the table has scores
 
+    @property
+    def scored(self) -> bool:
+        """Whether quality is a score and no log-likelihood."""
+        return self.unit != "nats/token"
+
     def part(self, steps: slice | None = None, placements: Sequence | np.ndarray | None = None, items: Sequence | None = None) -> "Scores":
         """The scores of some steps, placements (their names, a mask [P] or indices) and items (their names), in the order given."""
         step = slice(None) if steps is None else steps
@@ -96,11 +101,11 @@ def _places(names: list[str], chosen: Sequence | np.ndarray | None) -> np.ndarra
 def write_part(frame: pd.DataFrame, path: str | Path) -> None:
     """Write one part of a score table (all columns of ``SCHEMA``, or of ``SCORED`` where it has ``score``) as zstd parquet.
 
-    It is written beside its name and then renamed into place. Raises ValueError when columns are missing, of the wrong type or hold nulls
-    (NaN in logp is written, and refused by ``load_scores``).
+    It is written beside its name and then renamed into place. Raises ValueError when columns are missing, of both kinds, of the wrong type
+    or hold nulls (NaN in logp is written, and refused by ``load_scores``).
     """
     path = Path(path)
-    schema = SCORED if "score" in frame else SCHEMA
+    schema = _kind(frame.columns, path)
     table = conform(pa.Table.from_pandas(frame, preserve_index=False), schema, str(path))
     numbers = [name for name in schema if schema[name] == "float64"]
     dictionary = [name for name in schema if name not in numbers]
@@ -168,10 +173,16 @@ def _scores_of(found: dict[str, "_Rows"], costs: str | Path | None, run: Path) -
 
 
 def _schema_of(file: Path) -> dict[str, str]:
-    """The columns to read of a file: scores in place of log-likelihoods where it has those alone, its costs where it has any."""
+    """The columns to read of a file, with its costs where it has any."""
     names = columns_of(file)
-    schema = SCORED if "score" in names and "logp" not in names else SCHEMA
-    return schema | ({"cost": "float64"} if "cost" in names else {})
+    return _kind(names, file) | ({"cost": "float64"} if "cost" in names else {})
+
+
+def _kind(names: Iterable[str], where: Path) -> dict[str, str]:
+    """The schema of a table with these columns. ValueError where it has both kinds of quality: nobody can tell which is meant."""
+    if {"score", "logp"} <= set(names):
+        raise ValueError(f"{where} has both columns score and logp, and quality is one of them: drop score, or drop logp and num_tokens")
+    return SCORED if "score" in names else SCHEMA
 
 
 def _by_run(table: pa.Table) -> Iterator[tuple[str, dict]]:
@@ -242,6 +253,8 @@ class _Rows:
         for name, known in self.once.items():
             known.of(*rows[name]) if isinstance(rows[name], tuple) else known.of(rows[name])
         code = {name: known.of(*rows[name]) if isinstance(rows[name], tuple) else known.of(rows[name]) for name, known in self.axes.items()}
+        if self.parts and self.scored != ("score" in rows):
+            raise ValueError(f"{self.where} has rows with logp and rows with score: give each kind its own run")
         self.scored = "score" in rows
         value = rows["score"] if self.scored else rows["logp"]
 

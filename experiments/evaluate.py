@@ -18,17 +18,17 @@ from experiments.config import REASONING
 from experiments.evaluation import probes, retrieval, verifiers
 from experiments.evaluation.asking import Asked, Verifier, ask
 from experiments.evaluation.chosen import choose
+from experiments.evaluation.opening import memory_in_words, opener, opener_of_teacher
 from experiments.evaluation.options import Options, described, parse
 from experiments.evaluation.questions import Question
 from experiments.machine import pick_device
 from experiments.runs.fingerprint import fingerprint
 from experiments.runs.progress import end_bars
-from experiments.runs.sources import Source, find, is_run, load_tokenizer, open_model, options_of, ready
+from experiments.runs.sources import Source, find, is_run, load_tokenizer, options_of
 from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped, listening
 from supernet.presets import read_presets
 from supernet.reader import LayerReader, open_layers, read_json
-from supernet.teacher import load_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,12 +76,14 @@ def evaluate(where: Path, options: Options, dry: bool = False) -> None:
     }
     teacher = Path(options.teacher) if options.teacher else teacher_folder(reader)
     asked = Asked(**named, tokens={step: tokens_of(folder) for step, folder in at.items()},
-                  open=lambda step: open_model(at[step], teacher, dtype, device))  # fmt: skip
+                  open=opener(at, teacher, dtype, device, options))  # fmt: skip
     placements = choose(options.placements, source.run, read_presets(source.run or source.folder), reader.config, options.random,
                         options.seed)  # fmt: skip
+    if dry:
+        print(f"memory: {memory_in_words(reader, dtype, device, options)}")
     for task in options.tasks:
         below = out / task.replace(":", "-").replace("+", "-")
-        frozen = Asked(**named, tokens={0: 0}, open=lambda _: ready(load_teacher(teacher), dtype, device))
+        frozen = Asked(**named, tokens={0: 0}, open=opener_of_teacher(teacher, dtype, device, options))
         alone = pd.DataFrame({"placement": ["F" * reader.config.layers], "source": "preset", "cost": float(reader.config.layers)})
         if task.startswith("lm_eval:"):
             from experiments.evaluation.harness import ask_harness, load_tasks  # needs the eval extra, and takes seconds
@@ -129,7 +131,7 @@ def questions_of(task: str, source: Source, config: dict, options: Options) -> t
 
 
 def tokenizer_of(source: Source, options: Options) -> "PreTrainedTokenizerBase":
-    return load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None)
+    return load_tokenizer(source, Path(options.tokenizer) if options.tokenizer else None, "tokenizer=FOLDER", without="")
 
 
 def checkpoints(source: Source, steps: str) -> dict[int, Path]:

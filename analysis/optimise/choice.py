@@ -16,7 +16,8 @@ from analysis.surrogate.fitting import REACHES, fit
 from analysis.table import Scores
 from supernet.placement import COST
 
-OBJECTIVE = "loglik"
+OBJECTIVE, SCORE = "loglik", "score"
+"""What quality is: the likelihood of traces, or the column score of a table that has no likelihood."""
 
 
 SHARES = np.array([10, 13, 18, 26, 36, 48]) / 48

@@ -27,8 +27,9 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     known = reruns if len(reruns) else None
     times = pd.concat([time_to_stability(tables["stability"], endpoints, known) for _, tables in results], ignore_index=True)
 
-    def own(scores: Scores) -> pd.DataFrame:
-        return times[times["run"] == scores.run]
+    def verdict_of(scores: Scores, tables: dict[str, pd.DataFrame]) -> str:
+        own = tables | {"time_to_stability": times[times["run"] == scores.run]}
+        return bullets(verdict(own, endpoints)).replace("nats/token", scores.unit)
 
     transfers = pd.concat(
         [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True
@@ -51,8 +52,7 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         "## Runs",
         markdown(described),
         "## Time to stability",
-        *(f"**{scores.scale}, run {scores.run}**\n\n" + bullets(verdict(tables | {"time_to_stability": own(scores)}, endpoints))
-          for scores, tables in results),
+        *(f"**{scores.scale}, run {scores.run}**\n\n{verdict_of(scores, tables)}" for scores, tables in results),
         markdown(times),
         "## Transfer of final rankings",
         markdown(last),

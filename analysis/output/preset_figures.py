@@ -1,4 +1,7 @@
-"""Figures of presets, their drift, the surrogate and the searches: computed numbers in, drawn on a given Axes, one function per figure."""
+"""Figures of presets, their drift, the surrogate and the searches: computed numbers in, drawn on a given Axes, one function per figure.
+
+``unit``: that of quality, as ``analysis.table.Scores`` has it.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,7 @@ from analysis.output.style import BAND_COLOURS, MARKERS, count, mixer_colours
 from analysis.statistics.intervals import quantile
 
 
-def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float) -> None:
+def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float, unit: str) -> None:
     """Predicted quality over budget by checkpoint, and with proposals; band: its interval at the last, sd of a normal distribution.
 
     Rows of preset_drift.csv: tokens, learned, budget, predicted, sd.
@@ -30,7 +33,7 @@ def frontier_by_step(ax: Axes, drift: pd.DataFrame, level: float) -> None:
             low, high = rows["predicted"] - half, rows["predicted"] + half
             ax.fill_between(rows["budget"], low, high, step="post", color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("budget (FA-layer equivalents)")
-    ax.set_ylabel("estimated quality of the\npreset (nats/token)")
+    ax.set_ylabel(f"estimated quality of the\npreset ({unit})")
     _legend_below(ax, f"training tokens; band: {level:.0%} at the last", 4 if len(keys) == drift["tokens"].nunique() else 3)
 
 
@@ -68,7 +71,7 @@ def mixer_map(ax: Axes, placements: Sequence[str], labels: Sequence[str], certai
     _legend_below(ax, title, len(letters), handles=handles)
 
 
-def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: float) -> None:
+def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: float, unit: str) -> None:
     """Quality lost at T by freezing the presets of t, by budget. Rows of preset_drift.csv: tokens, budget, lost, lost_lo, lost_hi."""
     places = {value: n for n, value in enumerate(sorted(drift["tokens"].unique()))}
     for n, budget in enumerate(budgets):
@@ -80,7 +83,7 @@ def preset_loss(ax: Axes, drift: pd.DataFrame, budgets: Sequence[float], level: 
         ax.plot(x.iloc[-1:], rows["lost"].iloc[-1:], color=style["color"], marker=style["marker"], markerfacecolor="white", zorder=5)
     ax.axhline(0, color="black", linewidth=0.6)
     _token_places(ax, list(places))
-    ax.set_ylabel(f"lost at the end by freezing\n(nats/token, {level:.0%})")
+    ax.set_ylabel(f"lost at the end by freezing\n({unit}, {level:.0%})")
     _legend_below(ax, "budget (FA-layer equivalents)", 6)
 
 
@@ -102,7 +105,7 @@ def coefficients_settle(ax: Axes, coefficients: pd.DataFrame) -> None:
     _legend_below(ax, "kind of cluster (coefficients)", 2)
 
 
-def search_by_step(ax: Axes, summary: pd.DataFrame, level: float) -> None:
+def search_by_step(ax: Axes, summary: pd.DataFrame, level: float, unit: str) -> None:
     """Mean regret over all budgets per search and checkpoint (rows of search.csv of one number of evaluations)."""
     places = {value: n for n, value in enumerate(sorted(summary["tokens"].unique()))}
     methods = list(summary["method"].unique())
@@ -113,12 +116,12 @@ def search_by_step(ax: Axes, summary: pd.DataFrame, level: float) -> None:
         ax.errorbar(x, rows["regret"], yerr=errors, color=BAND_COLOURS[n], marker=MARKERS[n], elinewidth=0.6, label=method)
     _token_places(ax, list(places))
     _regret_scale(ax)
-    ax.set_ylabel(f"regret, mean of all budgets\n(nats/token, {level:.0%})")
+    ax.set_ylabel(f"regret, mean of all budgets\n({unit}, {level:.0%})")
     first = summary.iloc[0]
     _legend_below(ax, f"{first['evaluations']} evaluations, {first['repetitions']} repetitions", 3)
 
 
-def search_by_budget(ax: Axes, by_budget: pd.DataFrame, level: float) -> None:
+def search_by_budget(ax: Axes, by_budget: pd.DataFrame, level: float, unit: str) -> None:
     """Regret over the budget per search (rows of search_budgets.csv of one step and number of evaluations)."""
     for n, (method, rows) in enumerate(by_budget.groupby("method", sort=False)):
         rows = rows.sort_values("budget")
@@ -126,26 +129,26 @@ def search_by_budget(ax: Axes, by_budget: pd.DataFrame, level: float) -> None:
         ax.fill_between(rows["budget"], rows["regret_lo"], rows["regret_hi"], color=BAND_COLOURS[n], alpha=0.15, linewidth=0)
     _regret_scale(ax)
     ax.set_xlabel("budget (FA-layer equivalents)")
-    ax.set_ylabel(f"regret at the last checkpoint\n(nats/token, {level:.0%})")
+    ax.set_ylabel(f"regret at the last checkpoint\n({unit}, {level:.0%})")
 
 
-def found_by_budget(ax: Axes, found: pd.DataFrame, level: float, full: str) -> None:
+def found_by_budget(ax: Axes, found: pd.DataFrame, level: float, full: str, unit: str) -> None:
     """Presets and the best of the random sample relative to all-FA on fresh items, over the budget (rows of found.csv)."""
     x = np.arange(len(found))
     for n, (name, label) in enumerate((("preset_ahead", "preset"), ("random_ahead", "best of the random sample"))):
         errors = [found[name] - found[f"{name}_lo"], found[f"{name}_hi"] - found[name]]
         style = {"color": BAND_COLOURS[n], "marker": MARKERS[n], "linestyle": "none", "elinewidth": 0.8, "label": label}
         ax.errorbar(x + 0.12 * (n - 0.5), found[name], yerr=errors, **style)
-    ax.set_ylabel(f"quality less that of all-{full[0].replace('F', 'FA')}\n(nats/token, {level:.0%})")
+    ax.set_ylabel(f"quality less that of all-{full[0].replace('F', 'FA')}\n({unit}, {level:.0%})")
     _budget_places(ax, found)
     _legend_below(ax, f"judged on {found['items'].iloc[0]} fresh items", 2)
 
 
-def found_difference(ax: Axes, found: pd.DataFrame, level: float) -> None:
+def found_difference(ax: Axes, found: pd.DataFrame, level: float, unit: str) -> None:
     """The preset's quality less that of the best of the random sample, paired by fresh item (rows of found.csv)."""
     errors = [found["difference"] - found["difference_lo"], found["difference_hi"] - found["difference"]]
     ax.errorbar(np.arange(len(found)), found["difference"], yerr=errors, color="black", marker="o", linestyle="none", elinewidth=0.8)
-    ax.set_ylabel(f"preset less random best\n(nats/token, {level:.0%})")
+    ax.set_ylabel(f"preset less random best\n({unit}, {level:.0%})")
     _budget_places(ax, found)
 
 
@@ -156,7 +159,7 @@ def _budget_places(ax: Axes, found: pd.DataFrame) -> None:
 
 
 def _regret_scale(ax: Axes) -> None:
-    """Linear up to 0.001 nats/token, logarithmic above: good searches differ where bad ones set the range, and regret may be 0."""
+    """Linear up to 0.001 in quality, logarithmic above: good searches differ where bad ones set the range, and regret may be 0."""
     ax.set_yscale("symlog", linthresh=1e-3)
     ax.set_ylim(bottom=-1e-4)
 

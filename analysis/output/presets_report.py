@@ -12,7 +12,7 @@ import yaml
 from analysis.cost import coefficients_of, on_grid, unit_of
 from analysis.input.runs import Run
 from analysis.optimise.against_random import best_random, found
-from analysis.optimise.choice import OBJECTIVE, all_attention, budgets_of, presets, surrogate
+from analysis.optimise.choice import OBJECTIVE, SCORE, all_attention, budgets_of, presets, surrogate
 from analysis.optimise.fresh_items import fresh_files, load_fresh, parts_beside
 from analysis.optimise.optimism import optimum
 from analysis.optimise.over_training import coefficients_over_training, drift, expansions, layer_stability, surrogate_quality
@@ -25,7 +25,10 @@ from analysis.surrogate.design import CLUSTERS
 from analysis.surrogate.fitting import spread
 from analysis.table import Scores, score_files
 
-QUALITY = "mean log-likelihood per target token of the teacher's traces, nats, higher is better"
+QUALITY = {
+    OBJECTIVE: "mean log-likelihood per target token of the teacher's traces, nats, higher is better",
+    SCORE: "mean score over items, higher is better",
+}
 
 
 def provenance(run: Run, last: Scores, coefficients: Mapping[str, float], objective: str = OBJECTIVE) -> dict:
@@ -34,7 +37,7 @@ def provenance(run: Run, last: Scores, coefficients: Mapping[str, float], object
     again, beside = fresh_files(run.beside, scores), parts_beside(run.beside, PROPOSED, scores)
     return {
         "run": scores.run, "scale": scores.scale, "seed": scores.seed, "step": int(scores.steps[-1]), "tokens": int(scores.tokens[-1]),
-        "objective": QUALITY if objective == OBJECTIVE else f"mean score on the questions of {objective}, 0 to 1, higher is better",
+        "objective": QUALITY.get(objective, f"mean score on the questions of {objective}, 0 to 1, higher is better"),
         "scores_sha256": _sha256(score_files(run.path)), "placements": len(scores.placements), "items": len(scores.items),
         "proposed_sha256": _sha256(beside) if beside else None, "proposed": len(last.placements) - len(scores.placements),
         "fresh_sha256": _sha256(again) if again else None,
@@ -51,8 +54,10 @@ def _sha256(files: Sequence[Path]) -> str:
 
 def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 0, level: float = 0.95, objective: str = OBJECTIVE) -> dict:
     """Everything that ``python -m analysis.presets`` writes; returns what presets.yaml holds. ``level`` of all intervals. ``objective``:
-    what quality is, likelihood or accuracy on a task."""
+    what quality is, likelihood or accuracy on a task; a table of scores has no likelihood, so there it is the score."""
     scores, folder, rng = run.scores, run.folder, np.random.default_rng(seed)
+    if scores.scored and objective == OBJECTIVE:
+        objective = SCORE
     last, fresh = with_proposed(run.beside, scores), load_fresh(run.beside, scores)
     coefficients = coefficients_of(scores.placements, scores.cost)
     fitted = expansions(scores, last)
@@ -85,7 +90,7 @@ def write_presets(run: Run, budgets: Sequence[float] | None = None, seed: int = 
     for name, table in tables.items():
         write_csv(table, folder / "tables" / f"{name}.csv", digits=6)
     write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), folder / "presets.yaml")
-    draw_figures(folder / "figures", tables, budgets, level, full)
+    draw_figures(folder / "figures", tables, budgets, level, full, scores.unit)
     return document
 
 
@@ -106,12 +111,14 @@ def held_out(folder: Path) -> list[str]:
         raise ValueError(f"{folder / 'active.json'} is not a record of active learning: delete it, or restore it") from None
 
 
-def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequence[float], level: float, full: str) -> None:
-    """The figures from the tables of ``write_presets`` alone."""
+def draw_figures(
+    folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequence[float], level: float, full: str, unit: str = "nats/token"
+) -> None:
+    """The figures from the tables of ``write_presets`` alone; ``unit`` of quality."""
     drifted, layer_table = tables["preset_drift"], tables["preset_layers"]
     sure = _certainty(layer_table)
     with style.figure(rows=2, height=2.4) as (fig, axes):
-        preset_figures.frontier_by_step(axes[0], drifted, level)
+        preset_figures.frontier_by_step(axes[0], drifted, level, unit)
         preset_figures.chosen_optima(axes[0], tables["optimum"])
         final = sure[(sure["step"] == sure["step"].max()) & (sure["learned"] == sure["learned"].max())]
         labels = [f"{budget:.3g}" for budget in final["budget"]]
@@ -121,7 +128,7 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
     middle = sorted(budgets)[len(budgets) // 2]
     drifted, sure = (table[table["learned"] == table["learned"].min()] for table in (drifted, sure))  # without proposals at any step
     with style.figure(rows=2, height=2.4) as (fig, axes):
-        preset_figures.preset_loss(axes[0], drifted, budgets, level)
+        preset_figures.preset_loss(axes[0], drifted, budgets, level, unit)
         column = sure[np.isclose(sure["budget"], middle)].sort_values("step")
         labels = [style.count(value) for value in column["tokens"]]
         preset_figures.mixer_map(axes[1], list(column["placement"]), labels, np.array(column["certainty"].tolist()))
@@ -132,8 +139,8 @@ def draw_figures(folder: Path, tables: dict[str, pd.DataFrame], budgets: Sequenc
         style.save(fig, folder / "surrogate_coefficients")
     if "found" in tables:
         with style.figure(rows=2, height=2.2) as (fig, axes):
-            preset_figures.found_by_budget(axes[0], tables["found"], level, full)
-            preset_figures.found_difference(axes[1], tables["found"], level)
+            preset_figures.found_by_budget(axes[0], tables["found"], level, full, unit)
+            preset_figures.found_difference(axes[1], tables["found"], level, unit)
             style.save(fig, folder / "found")
 
 

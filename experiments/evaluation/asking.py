@@ -23,13 +23,13 @@ from experiments.runs.records import read_json, read_status, turns, update_manif
 from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
-from supernet.decoder import Supernet
+from experiments.sweeping.weights import Weights
 from supernet.generate import generate
 from supernet.matching import match_chunk
 from supernet.scoring import build_trie, plan_chunks
 
 PART = 16
-"""Questions of a part at most: what is lost where a process is killed."""
+"""Questions of a part at most, but where layers are read for each: what is lost where a process is killed."""
 
 TABLES = {"accuracy": "scores", "loglik": "loglik/scores"}
 """Kind of number -> where its parts are below a task's folder."""
@@ -43,7 +43,7 @@ class Asked:
     run: str
     seed: int
     tokens: dict[int, int]  # training tokens by step
-    open: Callable[[int], Supernet]  # the model of a step
+    open: Callable[[int], Weights]  # of a step
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def ask(
         started, total = time.perf_counter(), sum(len(placed) * len(some) for _, placed, some, _ in todo)
         bar = progress(None, folder.name, total=total)
         for step in sorted({step for step, *_ in todo}):
-            model = asked.open(step)
-            for p in parts(model, [group for group in todo if group[0] == step], options):
+            weights = asked.open(step)
+            for p in parts(weights, [group for group in todo if group[0] == step], options):
                 raise_if_asked()
-                for kind, values in measure(model, p, options, verifier).items():
+                for kind, values in measure(weights, p, options, verifier).items():
                     write(folder, asked, p, kind, values, have[kind, step])
                 bar.update(len(p.placements) * len(p.questions))
         bar.close()
@@ -137,9 +137,10 @@ def missing(have: Have, placements: list[str], questions: list[Question], decode
     return list(groups.values())
 
 
-def parts(model: Supernet, groups: list[Group], options: Options) -> Iterator[Part]:
+def parts(weights: Weights, groups: list[Group], options: Options) -> Iterator[Part]:
     """The parts of one checkpoint: for the sweep engine all placements on a few questions, for decoding a batch of one placement."""
-    weight = model.embed.weight
+    model, memory = weights.model, int(options.memory_gib * 2**30)
+    dtype, device = model.embed.weight.dtype, model.embed.weight.device.type
     for step, placements, questions, decode in groups:
         if decode:
             order = sorted(questions, key=lambda q: len(q.prompt))
@@ -148,16 +149,18 @@ def parts(model: Supernet, groups: list[Group], options: Options) -> Iterator[Pa
                     yield Part(step, [placement], order[start : start + options.rows], True)
             continue
         trie, items = build_trie(model.config, placements), [q.item for q in questions]
-        for chunk in plan_chunks(model.config, trie, items, int(options.memory_gib * 2**30), weight.dtype, weight.device.type):
-            for start in range(0, len(chunk), PART):
-                yield Part(step, placements, [questions[i] for i in chunk[start : start + PART]], False)
+        for chunk in plan_chunks(model.config, trie, items, memory, dtype, device, weights.held):
+            size = PART if weights.block_at is None else len(chunk)  # streamed: every part reads all layers
+            for start in range(0, len(chunk), size):
+                yield Part(step, placements, [questions[i] for i in chunk[start : start + size]], False)
 
 
-def measure(model: Supernet, part: Part, options: Options, verifier: Verifier | None) -> dict[str, np.ndarray]:
+def measure(weights: Weights, part: Part, options: Options, verifier: Verifier | None) -> dict[str, np.ndarray]:
     """Kind of number -> [P, n]."""
+    model = weights.model
     if not part.decode:
         trie = build_trie(model.config, part.placements)
-        logp, right, _ = match_chunk(model, trie, [q.item for q in part.questions])
+        logp, right, _ = match_chunk(model, trie, [q.item for q in part.questions], weights.block_at)
         return {"loglik": logp} | ({"accuracy": right.astype(float)} if options.match == "engine" else {})
     new = options.new_tokens if verifier else max(len(q.answer) for q in part.questions)
     (placement,) = part.placements

@@ -196,7 +196,7 @@ def ask_harness(
         todo = {step: names for step in asked.tokens if (names := lacking(step))}
         bar = progress(None, folder.name, total=sum(map(len, todo.values())))
         for step, names in todo.items():
-            model = Placements(asked.open(step), tokenizer, names, int(options.memory_gib * 2**30), options.rows, options.new_tokens)
+            model = Placements(asked.open(step).model, tokenizer, names, int(options.memory_gib * 2**30), options.rows, options.new_tokens)
             for model.placement in names:
                 raise_if_asked()
                 write_answers(folder, asked, step, model.placement, samples(model, loaded, options.items, options.seed), request)

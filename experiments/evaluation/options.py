@@ -37,7 +37,8 @@ class Options:
     seed: int = option(0, least=0)  # of questions and random placements
     shards: int = option(1, least=1)  # processes that share the items
     shard: int = option(0, least=0)  # which of them this is: 0 .. shards - 1
-    memory_gib: float = option(2.0, above=0)  # for activations of the sweep engine
+    memory_gib: float = option(2.0, above=0)  # for activations of the sweep engine (stream: the weights too)
+    stream: bool = False  # one layer's weights at a time in memory, read anew for every chunk of questions that fits memory_gib
     dtype: str = option("", choices=("", "float32", "bfloat16", "float16"))  # default: as the run's sweep, else as stored
     device: str = option("auto", choices=("auto", "cpu", "cuda"))
     teacher: str = ""  # the teacher's folder (default: found by its sha256 in .cache/teachers)
@@ -75,9 +76,19 @@ def parse(arguments: Sequence[str]) -> Options:
         name, _, more = task.partition(":")
         if name not in TASKS or (more and name not in ("reasoning", "lm_eval")) or (name == "lm_eval" and not more):
             raise ValueError(f"tasks has {task!r}: choose from retrieval, synthetic, reasoning, reasoning:GENERATOR, lm_eval:NAME")
+    if options.stream and (decoded := needs_decoding(options)):
+        raise ValueError(f"stream=true keeps one layer in memory, and {decoded} is decoded, which needs all of them at every token: leave "
+                         "stream out, or choose tasks=retrieval or synthetic with match=engine")  # fmt: skip
     if not all(map(math.isfinite, options.depths)):
         raise ValueError(f"depths is {options.depths}: give shares from 0 to 1")
     return options
+
+
+def needs_decoding(options: Options) -> str:
+    """The first option that asks for text to be generated; "" where scoring does."""
+    if options.match == "generate":
+        return "match=generate"
+    return next((f"tasks={task}" for task in options.tasks if task.partition(":")[0] in ("reasoning", "lm_eval")), "")
 
 
 def described() -> str:

@@ -16,7 +16,7 @@ from experiments.runs.steps import state_path, step_dir, whole_checkpoints
 from experiments.sweeping.parts import checkpoints, merge, scored_pairs, unseen_window
 from experiments.sweeping.placements import select
 from experiments.sweeping.weights import of_folder
-from experiments.training.schedule import total_steps
+from experiments.training.schedule import never_reached, total_steps
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.config import SupernetConfig
 from supernet.ops.losses import CHUNK
@@ -130,6 +130,7 @@ def plan_training(run: Run, _: Sweep, rate: float) -> list[Line]:
     state = 12 * trained
     lines = [
         ("run", str(folder)),
+        *(("warning", line) for line in never_reached("sft" if run.stage == "sft" else "distill", options)),
         ("model", f"{model.layers} layers of {model.mixers}: all-FA {count(count_parameters(model, 'F'))}, supernet "
                   f"{count(count_parameters(model))}, trained {count(trained)} parameters"),
         ("training", f"{options.steps} steps of {options.batch} sequences on {world} device{'s' * (world > 1)}, sampler {options.sampler}, "

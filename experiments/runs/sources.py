@@ -11,6 +11,7 @@ from experiments.runs.kernels import first_that_works
 from experiments.runs.records import read_status
 from experiments.runs.steps import whole_checkpoints
 from supernet import checkpoint
+from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.ops import kernels
 from supernet.teacher import smollm2_gguf
@@ -81,32 +82,39 @@ def ready(model: Supernet, dtype: str | None, device: str) -> Supernet:
     """A loaded model, cast and moved; the process then uses the kernels that work for it."""
     dtype = dtype or str(model.embed.weight.dtype).removeprefix("torch.")
     model = model.requires_grad_(False).cast(getattr(torch, dtype)).to(device)
-    c = model.config
-    if set(c.mixers) & set("KG") and dtype in kernels.TOLERANCE:
-        dims = (c.gdn_key_dim, c.gdn_value_dim, c.kda_dim)
-        kernels.use(first_that_works("auto", device, dtype, dims, Path(".cache") / "kernels"))
+    use_kernels(model.config, dtype, device)
     return model
 
 
-def load_tokenizer(source: Source, given: Path | None) -> "PreTrainedTokenizerBase":
-    """The tokenizer that was named, or that of the run, of the folder, or of the run's teacher. ValueError where there is none."""
+def use_kernels(model: SupernetConfig, dtype: str, device: str) -> None:
+    """Of the delta rule, those that work for such a model here."""
+    if set(model.mixers) & set("KG") and dtype in kernels.TOLERANCE:
+        dims = (model.gdn_key_dim, model.gdn_value_dim, model.kda_dim)
+        kernels.use(first_that_works("auto", device, dtype, dims, Path(".cache") / "kernels"))
+
+
+def load_tokenizer(
+    source: Source, given: Path | None, option: str = "--tokenizer", without: str = "--tokens 1,2,3"
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer that was named, or that of the run, of the folder, or of the run's teacher. ValueError where there is none, which says
+    the command's own ``option`` for it, and what does ``without`` one ("": nothing)."""
     places = [given] if given else [p for f in (source.run, source.folder) if f for p in (f / "tokenizer", f)]
     where: dict[str, Any] = next(({"path": str(p)} for p in places if p.is_dir() and any(p.glob("tokenizer*"))), {})
     if not where and source.run and is_run(source.run) and not given:
         where = of_teacher(options_of(source.run).get("teacher") or {})
     if not where:
         at = given or source.run or source.folder
-        raise ValueError(f"no tokenizer in {at}: name its folder with --tokenizer, or give --tokens 1,2,3")
+        raise ValueError(f"no tokenizer in {at}: name its folder with {option}" + (f", or give {without}" if without else ""))
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise ValueError("text needs transformers (pip install .[llm]); --tokens 1,2,3 does without") from None
+        raise ValueError("text needs transformers (pip install .[llm])" + (f"; {without} does without" if without else "")) from None
     try:
         gguf = {"gguf_file": where["gguf"]} if where.get("gguf") else {}
         return AutoTokenizer.from_pretrained(where["path"], **gguf)
     except Exception as error:  # of tokenizers, the hub and gguf, by version
         raise ValueError(f"the tokenizer of {where['path']} can't be loaded ({(str(error).strip() or 'no reason given').splitlines()[0]}): "
-                         "name another folder with --tokenizer") from None  # fmt: skip
+                         f"name another folder with {option}") from None  # fmt: skip
 
 
 def of_teacher(teacher: dict[str, Any]) -> dict[str, Any]:

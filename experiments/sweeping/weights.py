@@ -31,6 +31,7 @@ class Weights:
     model: Supernet
     block_at: Callable[[int], Block] | None  # None: the model has its blocks
     tokens: int  # training tokens seen
+    held: int = 0  # bytes of the memory budget that they take
 
 
 def of_folder(config: Config) -> Config:

@@ -28,7 +28,7 @@ from experiments.training.finite import NotFinite, finite
 from experiments.training.loggers import make_logger
 from experiments.training.parallel import is_first, mean_over_ranks, trainer_options
 from experiments.training.resume import ResumeState
-from experiments.training.schedule import rate_factor, total_steps
+from experiments.training.schedule import never_reached, rate_factor, total_steps
 from experiments.training.sharded import Sharded, shard, whole
 from experiments.training.strategy import checkpoint_steps, draw
 from supernet.decoder import Supernet
@@ -157,6 +157,10 @@ def recorded(run: Run, **fields: object) -> Iterator[None]:
             delta_rule=choose(),
             **fields,
         )
+        warned = never_reached("sft" if run.stage == "sft" else "distill", run.training)
+        print("".join(f"warning: {line}\n" for line in warned), end="", flush=True)
+        if warned:
+            known["warnings"] = warned
         update_manifest(run.folder, **identity(run), **known)
         keep(run)
         if cooled := run.cooled:

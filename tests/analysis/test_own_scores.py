@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from analysis import presets, report, search
+from analysis.output import style
 from analysis.stability import load_endpoints, stability_table, time_to_stability
-from analysis.table import load_runs, load_scores
+from analysis.table import load_runs, load_scores, write_part
 
 OWN = {"A": 5.0, "B": 2.5, "C": 1.333, "D": 0.7}
 """Costs in another unit; 1.333 lies on no grid of 0.01."""
@@ -192,6 +193,75 @@ def test_right_and_wrong_answers(frame, write, quick):
         assert set(np.unique(loaded.quality)) == {0.0, 1.0}
     path = write(scored.astype({"score": int}), folder="alone")
     assert report.main([str(path), "--endpoints", quick]) == presets.main([str(path)]) == 0
+
+
+def shares(frame):
+    """A score from 0 to 1 in place of the likelihood."""
+    return frame.drop(columns=["logp", "num_tokens"]).assign(score=np.exp(frame["logp"] / frame["num_tokens"]))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_table_with_two_kinds_of_quality_is_asked_which_one_is_meant(name, frame, write, quick, capsys):
+    path = write(frame.assign(score=0.5), name)
+    assert report.main([str(path), "--endpoints", quick]) == presets.main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("has both columns score and logp, and quality is one of them: drop score, or drop logp") == 2
+    assert load_scores(write(frame.assign(score=0.5).drop(columns=["logp", "num_tokens"]), name)).unit == "in score"
+
+
+def test_a_run_of_two_kinds_of_quality_is_refused(frame, tmp_path):
+    whole = frame[frame["step"] < 100], shares(frame[frame["step"] == 100])
+    for part, rows in zip("ab", whole, strict=True):
+        write_part(rows, tmp_path / "scores" / "step-0" / f"{part}.parquet")
+    with pytest.raises(ValueError, match="rows with logp and rows with score: give each kind its own run"):
+        load_scores(tmp_path)
+    with pytest.raises(ValueError, match="both columns score and logp"):
+        write_part(frame.assign(score=0.5), tmp_path / "c.parquet")
+
+
+def test_searches_of_scores_speak_of_scores(write, quick, monkeypatch):
+    rows = [("x", "r", 0, 0, 0, "".join(p), i, "t", p.count("F") / 4) for p in itertools.product("FG", repeat=4) for i in ("a", "b")]
+    path = write(pd.DataFrame(rows, columns=["scale", "run", "seed", "step", "tokens", "placement", "item", "task", "score"]))
+    labels = []
+    monkeypatch.setattr(style, "save", lambda fig, path: labels.extend(ax.get_ylabel() for ax in fig.axes))
+    assert search.main([str(path), "--evaluations", "12", "--repetitions", "2", "--endpoints", quick]) == 0
+    assert len(labels) == 2 and all("in score" in label for label in labels)
+
+
+def test_presets_of_scores_speak_of_scores(frame, write, quick, monkeypatch):
+    labels = {}
+    monkeypatch.setattr(style, "save", lambda fig, path: labels.setdefault(path.name, [ax.get_ylabel() for ax in fig.axes]))
+    likely, scored = write(frame, folder="likely"), write(shares(frame), folder="scored")
+    for path, unit, other in ((likely, "nats/token", "in score"), (scored, "in score", "nats/token")):
+        labels.clear()
+        assert presets.main([str(path), "--endpoints", quick]) == 0
+        told = {name: sum(unit in label for label in its) for name, its in labels.items()}
+        assert told == {"presets": 1, "preset_drift": 1, "surrogate_coefficients": 0}
+        assert not any(other in label for its in labels.values() for label in its)
+
+
+def test_presets_of_scores_are_called_so_and_keep_a_share_of_the_score(frame, write, quick):
+    path = write(shares(frame))
+    assert presets.main([str(path), "--endpoints", quick, "--budgets", "2"]) == 0
+    document = yaml.safe_load((path.parent / "presets.yaml").read_text())
+    assert document["provenance"]["objective"] == "mean score over items, higher is better"
+    ((name, entry),) = document["presets"].items()
+    scores = load_scores(path)
+    quality = dict(zip(scores.placements, scores.quality[-1].mean(axis=1), strict=True))
+    assert name == "score-2" and "FFFF" in quality and entry["measured"]
+    assert entry["retention"]["value"] == pytest.approx(quality[entry["placement"]] / quality["FFFF"], abs=1e-5)
+
+
+def test_scores_and_likelihoods_are_not_compared(frame, write, quick, tmp_path):
+    def named(table, run):
+        return table.assign(run=run, seed=int(run[-1]))
+
+    files = [write(pd.concat([named(frame, "a1"), named(frame, "a2")]), "likely.csv"),
+             write(pd.concat([named(shares(frame), "b1"), named(shares(frame), "b2")]), "scored.csv")]  # fmt: skip
+    assert report.main([*map(str, files), "--endpoints", quick, "--out", str(tmp_path / "compared")]) == 0
+    likely, scored = ((tmp_path / "compared" / kind / "report.md").read_text() for kind in (".", "-score"))
+    assert "a1" in likely and "b1" not in likely and "in score" not in likely
+    assert "b1" in scored and "a1" not in scored and "in score" in scored and "nats/token" not in scored
 
 
 @pytest.mark.parametrize("tokens", [0, -1])

@@ -178,13 +178,15 @@ def test_a_diverging_training_stops_names_its_step_and_keeps_the_last_good_state
         assert all(torch.isfinite(t).all() for t in torch.load(state, weights_only=False)["state_dict"].values())
 
 
-def test_mixers_that_are_not_trained_keep_their_weights_and_curves_are_logged(config, small, monkeypatch):
+def test_mixers_that_are_not_trained_keep_their_weights_and_curves_are_logged(config, small, monkeypatch, capsys):
     write_items(training_items(config.data, np.random.default_rng(1))[:6], Run.of(config).data_dir / "items.parquet")
     options = [*small, "distill.train_mixers=SKG", "trainer.logger=csv", "distill.schedule=constant", "distill.cooldown=0.25"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(compose("config", [*options, "distill.checkpoints_at=[0,0.5,1]"]))
     distill(config)
     folder = Run.of(config).folder
+    (warned,) = json.loads((folder / "manifest.json").read_text())["warnings"]
+    assert warned.startswith("distill.warmup=20 is longer than distill.steps=8") and f"warning: {warned}\n" in capsys.readouterr().out
     steps = sorted(p.name for p in folder.glob("checkpoints/*"))
     assert steps == ["step-000000", "step-000004", "step-000008"]
     assert [p.name for p in folder.with_name(folder.name + "-cooled").glob("checkpoints/*")] == ["step-000010"]

@@ -16,18 +16,21 @@ from analysis.table import SCORED, load_scores
 from experiments.data.synthetic import READ, WRITE
 from experiments.data.traces import open_task
 from experiments.evaluate import main
-from experiments.evaluation import asking, probes, verifiers
+from experiments.evaluation import asking, opening, probes, verifiers
 from experiments.evaluation.asking import PART
+from experiments.evaluation.opening import whole
 from experiments.evaluation.options import parse
 from experiments.evaluation.questions import Question, read_questions
 from experiments.evaluation.retrieval import questions
 from experiments.faults.drill import ENVIRONMENT, ROOT
+from experiments.overview import plan
 from experiments.sweeping.placements import table
 from supernet.checkpoint import load
 from supernet.decoder import Supernet
 from supernet.generate import generate
 from supernet.initialise import initialise
 from supernet.placement import Placement
+from supernet.size import count_bytes
 from supernet.teacher import load_teacher
 
 EVERYTHING = ["".join(p) for p in itertools.product("FSKG", repeat=2)]
@@ -122,8 +125,32 @@ def test_all_fa_on_retrieval_says_what_transformers_says_of_the_teacher(language
         assert dict(zip(frame["item"], frame["score"], strict=True)) == expected
 
 
+def test_streamed_and_whole_weights_give_the_same_tables(synthetic, tmp_path):
+    options = ["tasks=synthetic", "placements=exhaustive", "items=3", "steps=5,20", "memory_gib=0.05"]
+    call(synthetic, *options, f"out={tmp_path / 'whole'}")
+    call(synthetic, *options, f"out={tmp_path / 'streamed'}", "stream=true")
+    for below in (".", "loglik", "teacher", "teacher/loglik"):
+        one, other = (rows(tmp_path / name / "synthetic" / below) for name in ("whole", "streamed"))
+        assert len(one) == 9 * (1 if "teacher" in below else 2 * 16)
+        pd.testing.assert_frame_equal(one, other, rtol=1e-6)
+
+
+def test_weights_that_do_not_fit_are_told_before_they_are_read(synthetic, capsys, monkeypatch):
+    taken = count_bytes(load(synthetic / "checkpoints" / "step-000020").config, torch.float32)
+    monkeypatch.setattr(opening, "free_memory", lambda: taken - 1)
+    monkeypatch.setattr(plan, "free_memory", lambda: taken - 1)
+    call(synthetic, "tasks=synthetic", "placements=FF", "items=2", "--dry-run")
+    assert re.search(r"memory: .* of weights, .* does not fit the 0.0 GiB", capsys.readouterr().out)
+    call(synthetic, "tasks=synthetic", "placements=FF", "items=2", expect=1)
+    error = capsys.readouterr().err.splitlines()[-1]  # behind the bars of progress
+    assert re.search("error: the weights take .* of memory are free: stream=true holds one layer", error)
+    monkeypatch.setattr(opening, "free_memory", lambda: taken + 1)
+    call(synthetic, "tasks=synthetic", "placements=FF", "items=2")
+    assert rows(synthetic / "evaluation" / "synthetic")["item"].nunique() == 6
+
+
 def ask(run, asked, folder, match):
-    told = asking.Asked("words", "run", 1, {10: 0}, lambda step: load(run / "checkpoints" / "step-000010"))
+    told = asking.Asked("words", "run", 1, {10: 0}, lambda step: whole(load(run / "checkpoints" / "step-000010")))
     asking.ask(folder, told, table([(Placement("FF"), "preset")]), asked, parse([f"match={match}"]))
     return rows(folder)
 
@@ -133,7 +160,7 @@ def test_a_window_longer_than_the_text_gets_the_scores_of_all_fa(synthetic, tmp_
     teacher = load_teacher(next((tmp_path / ".cache" / "teachers").iterdir()))
     model = Supernet(teacher.config.replace(mixers="FSKG", window=64)).eval().requires_grad_(False)
     initialise(model, teacher)  # S starts as a copy of the teacher's attention, as F does
-    told = asking.Asked("words", "run", 1, {0: 0}, lambda step: model)
+    told = asking.Asked("words", "run", 1, {0: 0}, lambda step: whole(model))
     folder, wanted = tmp_path / match, table([(Placement(p), "preset") for p in ("FF", "SS", "FS", "KK")])
     asking.ask(folder, told, wanted, probes.questions(48, 8, seed=0), parse([f"match={match}"]))
     for found, tolerance in ((load_scores(folder), 0.0), (load_scores(folder / "loglik"), 1e-5)):
@@ -198,7 +225,9 @@ def test_reasoning_is_judged_by_its_verifier(language, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["tasks=retrieval"], "no tokenizer"),
+        (["tasks=retrieval"], "no tokenizer in .*: name its folder with tokenizer=FOLDER$"),
+        (["tasks=synthetic", "match=generate", "stream=true"], "match=generate is decoded, which needs all of them .*: leave stream out"),
+        (["tasks=synthetic,reasoning:gcd", "stream=true"], "tasks=reasoning:gcd is decoded"),
         (["tasks=needles"], "tasks has 'needles': choose from retrieval"),
         (["itms=3"], "unknown option itms: choose from tasks"),
         (["items=0"], "items is 0: give a positive number"),

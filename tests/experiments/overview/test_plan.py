@@ -42,6 +42,12 @@ def test_every_shipped_scale_has_a_plan_and_fits_its_machine(scale, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_a_warm_up_that_does_not_end_is_told_beforehand(tmp_path, capsys):
+    options = ["scale=tiny", f"results={tmp_path}/r", f"cache={tmp_path}/c", "distill.tokens_per_parameter=0", "distill.steps=10"]
+    assert "  warning       distill.warmup=20 is longer than distill.steps=10" in said(capsys, "distill", config(*options))
+    assert "warning" not in said(capsys, "distill", config(*options, "distill.warmup=10"))
+
+
 def test_the_work_of_a_sweep_is_what_the_engine_counts(tmp_path):
     """FLOPs of the plan against those that the engine reports, some rows being there."""
     options = config(*SMALL_MODEL, f"results={tmp_path}/r", f"cache={tmp_path}/c", "placements=FF+FG+KS", "items=3", "steps=[0]")

@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.config import DistillConfig, SftConfig
-from experiments.training.schedule import cooldown_steps, rate_factor, total_steps
+from experiments.training.schedule import cooldown_steps, never_reached, rate_factor, total_steps
 from experiments.training.strategy import checkpoint_steps
 
 
@@ -24,6 +24,15 @@ def test_constant_stays_and_its_cooled_copy_falls_to_final_lr():
     assert (cooldown_steps(options), total_steps(options)) == (10, 90)
     assert {rate_factor(options, step) for step in range(80)} == {1.0}
     assert [rate_factor(options, step) for step in range(80, 90)] == pytest.approx([1 - 0.09 * n for n in range(1, 11)])
+
+
+def test_a_warm_up_longer_than_the_training_is_told_and_says_where_the_rate_ends():
+    for stage, its in (("distill", DistillConfig), ("sft", SftConfig)):
+        assert never_reached(stage, its(steps=20, warmup=20)) == [] and rate_factor(its(steps=20, warmup=20), 19) == 1
+        short = its(steps=5, warmup=20)
+        (line,) = never_reached(stage, short)
+        assert line == (f"{stage}.warmup=20 is longer than {stage}.steps=5, so the rate ends at 0.25 of {stage}.lr. Lower {stage}.warmup.")
+        assert rate_factor(short, 4) == 0.25
 
 
 def test_checkpoints_at_shares_of_the_training():
