@@ -5,6 +5,7 @@ placements, scored on so many items whose scores scatter by --noise nats/token a
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, least in (("placements", 8), ("items", 4), ("repetitions", 2)):
             if (value := getattr(options, name)) is not None and value < least:
                 raise ValueError(f"--{name} is {value}: give {least} or more")
-        if not options.noise > 0:
+        if not 0 < options.noise < math.inf:
             raise ValueError(f"--noise is {options.noise}: give nats/token above 0")
         if (options.placements is None) != (options.items is None):
             raise ValueError("give both --placements and --items, or neither for the committed curve")

@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments("scales", "Drift over depth and width.", "where the report goes (default: results/scales)")
     parser.set_defaults(endpoints=DECLARED)
     options = parser.parse_args(argv)
-    return ends(lambda: write_all(options.runs, options.endpoints, options.out or Path("results") / "scales"))
+    return ends(lambda: write_all(options.runs, options.endpoints, options.costs, options.out or Path("results") / "scales"))
 
 
-def write_all(runs: Sequence[Path], declared: Path, out: Path) -> None:
+def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path) -> None:
     """The report of all cells. ValueError where there is none."""
     endpoints = load_endpoints(declared)
-    cells = load_cells([run.resolve() for run in runs or find_runs(Path("results"))])
+    cells = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs)
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
     drift = table_of(cells, endpoints)

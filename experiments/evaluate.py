@@ -122,6 +122,8 @@ def questions_of(task: str, source: Source, config: dict, options: Options) -> t
     tokenizer = tokenizer_of(source, options)
     if kind == "retrieval":
         fits = [n for n in options.lengths if n <= tokenizer.model_max_length]
+        if not fits:
+            raise ValueError(f"lengths is {options.lengths}: the tokenizer goes up to {tokenizer.model_max_length}, give shorter ones")
         if len(fits) < len(options.lengths):
             print(f"lengths above the tokenizer's {tokenizer.model_max_length} are left out")
         return retrieval.questions(tokenizer, fits, options.depths, options.haystacks, options.items, options.seed), None

@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from experiments.machine import pick_device
 from experiments.runs.sources import find, load_tokenizer, open_model
 from supernet.decoder import Supernet
 from supernet.generate import generate, stream
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
     parser.add_argument("--new-tokens", type=int, default=200, help="at most; the end token of the tokenizer ends earlier")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are stored)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU where there is one")
     given = parser.parse_args(argv)
     try:
         answer(given)
@@ -66,9 +67,11 @@ def answer(given: argparse.Namespace) -> None:
         raise ValueError("--prompt and --tokens are both given: choose one")
     if given.draft and given.prompt is None and given.tokens is None:
         raise ValueError(f"--draft is {given.draft!r}, but there is nothing to answer: give --prompt or --tokens")
-    source = find(given.where, given.step)
+    if given.seed < 0:
+        raise ValueError(f"--seed is {given.seed}: give 0 or more")
+    source, device = find(given.where, given.step), pick_device(given.device)
     presets = read_presets(source.run or source.folder)
-    model = open_model(source.folder, given.teacher, given.dtype, given.device)
+    model = open_model(source.folder, given.teacher, given.dtype, device)
     names = [name.strip() for some in given.placement or ["all-FA"] for name in some.split(",")]
     placements = {name: resolve(name, presets, model.config) for name in names}
     if given.draft and len(placements) > 1:

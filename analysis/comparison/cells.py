@@ -55,17 +55,21 @@ class Cell(NamedTuple):
         return f"l{self.layers}-h{self.width}"
 
 
-def load_cells(paths: Sequence[Path]) -> list[Cell]:
-    """The runs among ``paths`` that are cells: a constant rate, tokens per trained parameter, no cooled copy; by cell and teacher."""
+def load_cells(paths: Sequence[Path], costs: str | Path | None = None) -> list[Cell]:
+    """The runs among ``paths`` that are cells: a constant rate, tokens per trained parameter, no cooled copy; by cell and teacher.
+
+    ``costs`` as in ``load_scores``. ValueError where a path is no folder.
+    """
     cells = []
     for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"no run at {path}: give run directories results/<scale>/<run-id>")
         its = options(path)
         distill = its.get("distill", {})
         if not distill.get("tokens_per_parameter") or distill.get("schedule") != "constant" or its.get("stage") == "cooled":
             continue
-        model = its["model"]
-        cell = Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], load_scores(path))
-        cells.append(cell)
+        model, scores = its["model"], load_scores(path, costs)
+        cells.append(Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], scores))
     return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher))
 
 

@@ -107,6 +107,10 @@ def test_a_dtype_is_taken(folder, capsys):
         (["--tokens", "1", "--new-tokens", "-1"], "new_tokens is -1"),
         (["--prompt", "a"], "no tokenizer in"),
         (["--step", "3"], "is one checkpoint"),
+        (["--tokens", "1", "--seed", "-1"], "--seed is -1: give 0 or more"),
+        pytest.param(
+            ["--tokens", "1", "--device", "cuda"], "torch sees no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU")
+        ),
     ],
 )
 def test_errors_are_one_line(folder, capsys, arguments, says):

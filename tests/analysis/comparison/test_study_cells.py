@@ -126,5 +126,7 @@ def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, ca
     assert scales.main([*runs[:2], "--endpoints", str(declared), "--out", str(tmp_path / "few")]) == 0
     assert "None: " in (tmp_path / "few" / "scales.md").read_text()
     capsys.readouterr()
-    assert scales.main([str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    for typed, said in (([str(tmp_path / "nothing")], "no run at"), ([*runs[:2], "--costs", "none.csv"], "none.csv")):
+        assert scales.main([*typed, "--out", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error

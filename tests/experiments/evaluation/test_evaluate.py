@@ -1,6 +1,7 @@
 """The command on small runs: its tables, both engines, what continues, what is refused; retrieval against transformers."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -187,6 +188,17 @@ def test_retrieval_prompts_hold_the_value_once_at_the_depth_and_fill_the_length(
         between = text.split("Memorize it.")[1].split("What is the")[0]
         assert abs(between.index(value) / len(between) - q.depth) < 0.35
         assert ("magic numbers for" in between.replace(value, "", 1).split(".")[0]) or q.task.startswith("repeat") or q.depth < 1
+
+
+def test_lengths_beyond_the_model_are_left_out_and_nothing_but_such_is_refused(language, capsys):
+    (path,) = (language.parents[2] / "hf").glob("tokenizer_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 500}))
+    ask = ["tasks=retrieval", "placements=FF", "items=1", "depths=0.5", "haystacks=repeat", "--dry-run"]
+    call(language, *ask, "lengths=440,600")
+    told = capsys.readouterr().out
+    assert "lengths above the tokenizer's 500 are left out" in told and "x 1 questions" in told
+    call(language, *ask, "lengths=600", expect=1)
+    assert capsys.readouterr().err == "error: lengths is [600]: the tokenizer goes up to 500, give shorter ones\n"
 
 
 def test_every_probe_has_the_answer_that_its_task_says():
