@@ -32,7 +32,7 @@ class Range:
     def words(self, value: Any = None) -> str:
         """What may be given; ``value``: in place of what."""
         if self.choices:
-            return f"choose from {', '.join(self.choices)}"
+            return f"choose from {', '.join(choice or 'nothing' for choice in self.choices)}"
         if self.huge(value):
             return f"give at most {self.largest}"
         if self.remedy:

@@ -44,6 +44,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON: delete it and run the same command again") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The same of a file that must hold an object; ValueError names one that holds something else."""
+    if not isinstance(found := read_json(path), dict):
+        raise ValueError(f"{path} holds no JSON object: delete it and run the same command again")
+    return found
+
+
 @contextmanager
 def exclusive(folder: Path, part: str, shared: bool = False) -> Iterator[None]:
     """Hold the lock of one part of a run; the kernel releases it however the process ends. ValueError when another process holds it.
@@ -180,7 +187,7 @@ def update_manifest(folder: Path, **fields: object) -> None:
     """Merge fields into ``manifest.json``; the environment of the last writer is always in it."""
     here = environment()
     with turns(folder, "manifest"):
-        write_json(folder / "manifest.json", read_json(folder / "manifest.json") | here | fields)
+        write_json(folder / "manifest.json", read_object(folder / "manifest.json") | here | fields)
 
 
 def environment() -> dict[str, object]:

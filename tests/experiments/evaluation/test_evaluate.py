@@ -257,6 +257,22 @@ def test_what_does_not_fit_is_named_in_one_line(synthetic, capsys, options, says
     assert re.search(says, error), error
 
 
+@pytest.mark.parametrize("name", ["wanted.json", "status.json"])
+@pytest.mark.parametrize("content", ["[]", "{", "3"])
+def test_records_that_hold_something_else_are_named_and_nothing_is_lost(synthetic, capsys, name, content):
+    ask = ["tasks=synthetic", "placements=FF", "items=2"]
+    call(synthetic, *ask)
+    folder = synthetic / "evaluation" / "synthetic"
+    before = rows(folder)
+    (folder / name).write_text(content)
+    call(synthetic, *ask, expect=1)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and f"{name} " in error and "delete it and run the same command again" in error
+    (folder / name).unlink()
+    call(synthetic, *ask)
+    pd.testing.assert_frame_equal(rows(folder), before)
+
+
 def test_a_dry_run_tells_and_writes_nothing(synthetic, capsys):
     call(synthetic, "tasks=synthetic", "placements=uniform", "items=2", "--dry-run")
     assert "4 placements x 6 questions" in capsys.readouterr().out
