@@ -49,6 +49,10 @@ def write(path: Path, options: argparse.Namespace) -> None:
     if not (below / "scores").is_dir() and path.name != FOLDER:
         raise ValueError(f"{path} has no {FOLDER}/scores: run python -m experiments.sweep with the run's options and score=acceptance")
     for run in load(below if below.is_dir() else path, options.costs, options.out):
+        quality = run.scores.quality
+        if not run.scores.scored or quality.min() < -1e-6 or quality.max() > 1 + 1e-6:
+            raise ValueError(f"{run.path} holds {quality.min():.3g} to {quality.max():.3g} {run.scores.unit}, and acceptances are scores "
+                             "from 0 to 1: run python -m experiments.sweep with the run's options and score=acceptance")  # fmt: skip
         coefficients = coefficients_of(run.scores.placements, run.scores.cost)
         table = drafts(run.scores, coefficients, options.k, options.budgets)
         folder = options.out or (path if below.is_dir() else path.parent) / "tables"

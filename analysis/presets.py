@@ -53,6 +53,8 @@ def every_run(options: argparse.Namespace) -> int:
     """1 where a run failed."""
     constraints = parse_constraints(options.at_least, options.fix, options.forbid, options.no_singletons, options.no_isolated)
     level = load_endpoints(options.endpoints).level
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}: give 0 or more")
     asked = options.budget or constraints != Constraints()
     paths = options.runs or find_runs(Path("results"))
 

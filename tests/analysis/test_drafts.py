@@ -19,7 +19,7 @@ def write_run(folder, per_layer=LOSS):
     item = rng.normal(0, 0.01, size=12)
     rows = [
         {"scale": "s", "run": "r", "seed": 1, "step": step, "tokens": 100 * step, "placement": p, "item": f"i{i}", "task": "t",
-         "score": 1 - sum(per_layer[x] for x in p) + (item[i] if set(p) != {"F"} else 0)}
+         "score": float(np.clip(1 - sum(per_layer[x] for x in p) + (item[i] if set(p) != {"F"} else 0), 0, 1))}
         for step in (1, 2) for p in placements for i in range(12)
     ]  # fmt: skip
     for step, part in pd.DataFrame(rows).groupby("step"):
@@ -68,3 +68,17 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     assert "no placement costs 0.1 or less: the cheapest costs 0.56" in capsys.readouterr().err
     assert main([str(tmp_path), "--k", "0"]) == 1
     assert "--k is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [
+    lambda f: f.assign(score=f["score"] * 7), lambda f: f.assign(score=-f["score"]),
+    lambda f: f.assign(logp=-f["score"], num_tokens=1).drop(columns="score"),
+])  # fmt: skip
+def test_values_that_are_no_acceptances_are_refused(tmp_path, capsys, change):
+    write_run(tmp_path)
+    for path in tmp_path.glob("acceptance/scores/*/*.parquet"):
+        write_part(change(pd.read_parquet(path)), path)
+    assert main([str(tmp_path), "--k", "2"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "and acceptances are scores from 0 to 1" in error
+    assert not (tmp_path / "tables").exists()
