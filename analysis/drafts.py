@@ -28,6 +28,9 @@ from analysis.table import Scores
 KS = (1, 2, 3, 4, 6, 8)
 """Drafts of a round that are compared."""
 
+MOST = 1000
+"""Of them: a round is a sum over its drafts."""
+
 FOLDER = "acceptance"
 """Of a run: where the sweep writes acceptances."""
 
@@ -45,6 +48,8 @@ def write(path: Path, options: argparse.Namespace) -> None:
     """The table of one run."""
     if min(options.k) < 1:
         raise ValueError(f"--k is {min(options.k)}: a round has at least one draft")
+    if max(options.k) > MOST:
+        raise ValueError(f"--k is {max(options.k)}: give at most {MOST} drafts a round")
     below = path / FOLDER
     if not (below / "scores").is_dir() and path.name != FOLDER:
         raise ValueError(f"{path} has no {FOLDER}/scores: run python -m experiments.sweep with the run's options and score=acceptance")

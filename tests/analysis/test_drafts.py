@@ -68,6 +68,8 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     assert "no placement costs 0.1 or less: the cheapest costs 0.56" in capsys.readouterr().err
     assert main([str(tmp_path), "--k", "0"]) == 1
     assert "--k is 0" in capsys.readouterr().err
+    assert main([str(tmp_path), "--k", "2", "1000000000"]) == 1
+    assert "--k is 1000000000: give at most 1000 drafts a round" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [
