@@ -253,6 +253,7 @@ def test_presets_of_scores_are_called_so_and_keep_a_share_of_the_score(few, writ
 
 def test_scores_and_likelihoods_are_not_compared(few, write, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(style, "save", lambda fig, path: None)  # the texts are looked at
+
     def named(table, run):
         return table.assign(run=run, seed=int(run[-1]))
 
