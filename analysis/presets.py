@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from analysis.cost import coefficients_of
+from analysis.input.evaluations import named_presets
 from analysis.input.formats import stem_of
 from analysis.input.runs import Run, find_runs, load
 from analysis.optimise.choice import OBJECTIVE, budgets_of, choose, surrogate
@@ -87,13 +87,11 @@ def of_task(path: Path, task: str) -> Path:
 
 def beside_likelihood(run: Path, document: dict) -> str:
     """At which budgets the presets by likelihood are others."""
-    path = run / "presets.yaml"
-    theirs = (yaml.safe_load(path.read_text()) or {}).get("presets") or {} if path.is_file() else {}
-    known = {entry.get("budget"): entry["placement"] for entry in theirs.values()}
+    known = {entry.get("budget"): entry["placement"] for entry in named_presets(run).values()}
     shared = [entry for entry in document["presets"].values() if entry["budget"] in known]
     other = [f"{entry['budget']:g}" for entry in shared if known[entry["budget"]] != entry["placement"]]
     if not shared:
-        return f"  no presets by likelihood at these budgets in {path}"
+        return f"  no presets by likelihood at these budgets in {run / 'presets.yaml'}"
     return f"  by likelihood another placement at {len(other)} of {len(shared)} budgets{': ' * bool(other)}{', '.join(other)}"
 
 

@@ -34,6 +34,8 @@ def load_evaluation(folder: Path, costs: str | None = None) -> Evaluation:
     accuracy = load_scores(folder, costs)
     answers = load_scores(folder / "loglik", costs) if any(folder.glob("loglik/scores/*/*.parquet")) else None
     asked = pd.read_parquet(folder / "questions.parquet", columns=["item", "task", "chance", "length", "depth"])
+    if lacking := sorted(set(accuracy.items) - set(asked["item"])):
+        raise ValueError(f"{folder / 'questions.parquet'} lacks the question {lacking[0]}, which was scored: delete {folder} and ask again")
     asked = asked.set_index("item").loc[accuracy.items].reset_index()
     parts = [pd.read_parquet(path, columns=["item", "score"]) for path in sorted(folder.glob("teacher/scores/*/*.parquet"))]
     scores = pd.concat(parts).astype({"item": str}).set_index("item")["score"] if parts else pd.Series(dtype=float)
@@ -43,8 +45,19 @@ def load_evaluation(folder: Path, costs: str | None = None) -> Evaluation:
 
 def named_placements(run: Path, scores: Scores) -> dict[str, str]:
     """Placements of a table that have a name: all-FA, the presets of presets.yaml, the uniform ones."""
-    layers, path = len(scores.placements[0]), run / "presets.yaml"
-    presets = (yaml.safe_load(path.read_text()) or {}).get("presets") or {} if path.is_file() else {}
-    names = {"all-FA": "F" * layers} | {str(name): str(entry["placement"]) for name, entry in presets.items()}
+    layers = len(scores.placements[0])
+    names = {"all-FA": "F" * layers} | {name: str(entry["placement"]) for name, entry in named_presets(run).items()}
     names |= {f"all-{letter}": letter * layers for letter in "SKG"}
     return {name: placement for name, placement in names.items() if placement in set(scores.placements)}
+
+
+def named_presets(run: Path) -> dict[str, dict]:
+    """The entries of RUN/presets.yaml by name; {} where there is none. ValueError for a file that holds something else."""
+    path = run / "presets.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        found = (yaml.safe_load(path.read_text()) or {}).get("presets") or {}
+        return {str(name): dict(entry) | {"placement": str(entry["placement"])} for name, entry in found.items()}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} does not hold presets: delete it and run make presets") from None
