@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_all(runs: Sequence[Path], declared: Path, costs: str | Path | None, folder: Path) -> None:
     """A report for every scale."""
     endpoints = load_endpoints(declared)
+    if gone := [run for run in runs if not run.exists()]:
+        raise ValueError(f"no run at {gone[0]}: give run directories results/<scale>/<run-id>")
     found = grids([run.resolve() for run in runs or find_runs(Path("results"))], endpoints, costs)
     if not found:
         print("strategies: no scale has runs of several samplers that differ in sampler and seed alone")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from experiments.machine import pick_device
 from experiments.runs.sources import find, load_tokenizer, open_model
+from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.generate import generate, stream
 from supernet.presets import read_presets, resolve
@@ -36,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code; errors are one line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.generate", description=__doc__)
     parser.add_argument("where", type=Path, metavar="RUN_OR_FOLDER", help="a run, results/SCALE for its first run, or a checkpoint folder")
-    parser.add_argument("--placement", action="append", default=[], help="preset, letters or all-FA (default); several with commas")
+    parser.add_argument(
+        "--placement",
+        action="append",
+        default=[],
+        help="preset, letters or all-FA (default; of an exported model its own); several with commas",
+    )
     parser.add_argument("--prompt", help="text to answer (default: a chat)")
     parser.add_argument("--tokens", help="token ids such as 1,2,3 instead of a prompt: what comes out are token ids too")
     parser.add_argument("--raw", action="store_true", help="go on after the prompt, without the tokenizer's chat template")
@@ -72,7 +78,7 @@ def answer(given: argparse.Namespace) -> None:
     source, device = find(given.where, given.step), pick_device(given.device)
     presets = read_presets(source.run or source.folder)
     model = open_model(source.folder, given.teacher, given.dtype, device)
-    names = [name.strip() for some in given.placement or ["all-FA"] for name in some.split(",")]
+    names = [name.strip() for some in given.placement or [only(model.config) or "all-FA"] for name in some.split(",")]
     placements = {name: resolve(name, presets, model.config) for name in names}
     if given.draft and len(placements) > 1:
         raise ValueError(f"--placement gives {len(placements)} placements, but one verifies what --draft drafts: choose one")
@@ -101,6 +107,11 @@ def answer(given: argparse.Namespace) -> None:
             continue
         said.append(line)
         said.append(show(model, as_prompt(tokenizer, said, given.raw), placements, given, ends, words, draft))
+
+
+def only(model: SupernetConfig) -> str:
+    """The placement of a model that was exported with one; "" of a supernet."""
+    return model.fixed or (model.mixers * model.layers if len(model.mixers) == 1 else "")
 
 
 def as_prompt(tokenizer: "PreTrainedTokenizerBase", said: list[str], raw: bool) -> Tensor:

@@ -59,6 +59,8 @@ def open_layers(folder: str | Path, teacher: str | Path | None = None) -> LayerR
         raise ValueError(f"no checkpoint folder {folder}")
     if not (folder / "config.json").is_file() and (folder / "meta.json").is_file():
         return _open_run(folder, Path(teacher) if teacher else None)
+    if not (folder / "config.json").is_file() and (steps := sorted(folder.glob("checkpoints/step-*"))):
+        raise ValueError(f"{folder} is a run: give one of its checkpoints, such as {steps[-1]}")
     raw = read_json(folder / "config.json")
     try:
         foreign = apriel2.read_config(raw) if NAME not in (raw.get("format"), raw.get("model_type", NAME)) else None

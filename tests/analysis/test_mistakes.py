@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import evaluation, power, scales
+from analysis import evaluation, power, scales, strategies
 from analysis.input.evaluations import load_evaluation, named_presets
 
 TINY = Path(__file__).parents[2] / "results" / "tiny" / "local-s1-38b26400"
@@ -20,6 +20,7 @@ BAND = ["--placements", "30", "--items", "24"]
     (evaluation, [TINY, "--endpoints", "nowhere.yaml"], "nowhere.yaml"),
     (evaluation, ["nowhere"], "nowhere has no evaluation"),
     (scales, ["nowhere"], "no run at "),
+    (strategies, ["nowhere"], "no run at nowhere"),
     (scales, [TINY, "nowhere"], "no run at "),
 ])  # fmt: skip
 def test_mistakes_are_one_line(command, typed, said, tmp_path, monkeypatch, capsys):

@@ -233,16 +233,24 @@ def test_a_run_of_two_kinds_of_quality_is_refused(frame, tmp_path):
         write_part(frame.assign(score=0.5), tmp_path / "c.parquet")
 
 
-def test_presets_and_searches_of_scores_speak_of_scores(few, write, quick, fewer_worlds, monkeypatch):
+def test_searches_of_scores_speak_of_scores(write, quick, monkeypatch):
+    rows = [("x", "r", 0, 0, 0, "".join(p), i, "t", p.count("F") / 6) for p in itertools.product("FG", repeat=6) for i in ("a", "b")]
+    path = write(pd.DataFrame(rows, columns=["scale", "run", "seed", "step", "tokens", "placement", "item", "task", "score"]))
+    labels = []
+    monkeypatch.setattr(style, "save", lambda fig, path: labels.extend(ax.get_ylabel() for ax in fig.axes))
+    assert search.main([str(path), "--evaluations", "24", "--repetitions", "2", "--endpoints", quick]) == 0
+    assert len(labels) == 2 and all("in score" in label for label in labels)
+
+
+def test_presets_of_scores_speak_of_scores(few, write, quick, fewer_worlds, monkeypatch):
     labels = {}
     monkeypatch.setattr(style, "save", lambda fig, path: labels.setdefault(path.name, [ax.get_ylabel() for ax in fig.axes]))
     for table, unit, other in ((few, "nats/token", "in score"), (shares(few), "in score", "nats/token")):
         labels.clear()
         path = write(table, folder=unit[:2])
         assert presets.main([str(path), "--endpoints", quick, "--budgets", "1", "2"]) == 0
-        assert search.main([str(path), "--evaluations", "8", "--repetitions", "2", "--endpoints", quick]) == 0
         told = {name: sum(unit in label for label in its) for name, its in labels.items()}
-        assert told == {"presets": 1, "preset_drift": 1, "surrogate_coefficients": 0, "search": 2}
+        assert told == {"presets": 1, "preset_drift": 1, "surrogate_coefficients": 0}
         assert not any(other in label for its in labels.values() for label in its)
 
 

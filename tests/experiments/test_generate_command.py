@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from experiments.generate import main
-from supernet.checkpoint import load, save, save_trained
+from supernet.checkpoint import convert, load, save, save_trained
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.generate import generate
@@ -68,6 +68,14 @@ def test_presets_letters_and_all_fa_from_one_folder(folder, capsys):
         expected = generate(model, [prompt], [placement], 9)[0].tolist()
         assert (code, out.strip()) == (0, ",".join(map(str, expected)))
         assert "tokens/s" in err
+
+
+@pytest.mark.parametrize("placement", ["FSKG", "GGGG"])
+def test_an_exported_model_answers_with_its_own_placement(folder, tmp_path, capsys, placement):
+    convert(folder, tmp_path / "one", "native", placement=placement)
+    whole = say([folder, "--placement", placement, "--tokens", "1,2,3", "--new-tokens", "5"], capsys)
+    alone = say([tmp_path / "one", "--tokens", "1,2,3", "--new-tokens", "5"], capsys)
+    assert alone[:2] == whole[:2] and alone[0] == 0
 
 
 def test_several_placements_in_one_batch_and_sampling_by_seed(folder, capsys):

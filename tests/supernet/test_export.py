@@ -48,6 +48,14 @@ def test_a_placement_alone_is_smaller_and_computes_the_same(tmp_path, capsys, pl
         one(TOKENS, "FFFF")
 
 
+def test_a_run_in_place_of_a_checkpoint_is_told_which_to_give(tmp_path, capsys):
+    for step in ("step-000000", "step-000010"):
+        (tmp_path / "run" / "checkpoints" / step).mkdir(parents=True)
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "one"), "--placement", "FSKG"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"is a run: give one of its checkpoints, such as {tmp_path / 'run/checkpoints/step-000010'}" in error
+
+
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True, "tied": True}, {"qk_norm": True}, {"kv_heads": 4}])
 def test_all_fa_opens_in_transformers_with_equal_logits(tmp_path, capsys, changes):
     transformers = pytest.importorskip("transformers", reason="needs pip install .[llm]")
