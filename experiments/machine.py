@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-
 ENOUGH = 1.0
 """Seconds in which a rate is measured."""
 
