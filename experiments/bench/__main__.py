@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="for serving: a run or a checkpoint folder with presets, instead of a random model")
     arguments = parser.parse_args()
     if arguments.names == ["table"]:  # docs/benchmarks.md
-        return speedups.write_table()
+        return speedups.write_table(arguments.quick)
     if arguments.run and arguments.names != ["serving"]:
         parser.error("--run is for serving: python -m experiments.bench serving --run RUN")
     for name in arguments.names:

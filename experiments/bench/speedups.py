@@ -46,14 +46,14 @@ def run(quick: bool = False) -> pd.DataFrame:
     return table.assign(ratio=table["old s"] / table["new s"])
 
 
-def write_table() -> None:
+def write_table(quick: bool = False) -> None:
     """Measure and write ``docs/benchmarks.md``, with the machine and its load."""
     load = os.getloadavg()[0]
-    rows = [f"| {r.what} | {r.old} | {r.new} | {r[4]:.4g} | {r[5]:.4g} | {r.ratio:.2f} |" for r in run().itertuples()]
+    rows = [f"| {r.what} | {r.old} | {r.new} | {r[4]:.4g} | {r[5]:.4g} | {r.ratio:.2f} |" for r in run(quick).itertuples()]
     amx = "with" if torch.cpu._is_amx_tile_supported() else "without"
     text = f"""# Speed
 
-Made by `python -m experiments.bench table`: old and new in one run, CPU seconds of one thread.
+Made by `python -m experiments.bench table{" --quick" * quick}`: old and new in one run, CPU seconds of one thread.
 {cpu_name()}, {os.cpu_count()} cores, {amx} AMX, torch {torch.__version__}; load average when it began: {load:.1f}.
 Other benchmarks (`python -m experiments.bench NAME`) print their tables: see `--help`.
 

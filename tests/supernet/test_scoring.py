@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from supernet import scoring
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
+from supernet.ops import kernels
 from supernet.placement import exhaustive, sample_local
 from supernet.scoring import Item, build_trie, plan_chunks, score, score_chunk
 from supernet.size import forward_flops
@@ -30,6 +31,10 @@ def make_items(lengths, seed=0, vocab=32):
     return [
         Item(f"item-{i}", "task", torch.from_numpy(rng.integers(vocab, size=n)), int(rng.integers(1, n))) for i, n in enumerate(lengths)
     ]
+
+
+def with_prompts(items, least=6):
+    return [dataclasses.replace(i, prompt=min(max(i.prompt, least), len(i.tokens) - 1)) for i in items]
 
 
 @torch.no_grad()
@@ -57,6 +62,30 @@ def test_equals_placement_by_placement_scoring(model, batch_tokens, monkeypatch)
     targets = np.array([len(i.tokens) - i.prompt for i in items])
     np.testing.assert_allclose(logp / targets, one_by_one(model, placements, items) / targets, atol=1e-5)
     assert np.ptp(logp, axis=0).min() > 1e-2  # the placements do differ
+
+
+def test_compiled_mixers_score_as_the_reference_does(model):
+    """Prompts of different lengths in one tile, so that the last layer begins before the first target of most items."""
+    placements, items = list(exhaustive(3)), with_prompts(make_items([17, 18, 18, 19, 20, 2, 30], seed=5))
+    targets = np.array([len(i.tokens) - i.prompt for i in items])
+    kernels.use("numba")
+    try:
+        logp, counts = score(model, placements, items, AMPLE)
+    finally:
+        kernels.use("torch")
+    np.testing.assert_allclose(logp / targets, one_by_one(model, placements, items) / targets, atol=1e-5)
+    assert counts.layer_evaluations == counts.prefixes * len(items)
+
+
+def test_the_last_layer_is_evaluated_from_the_first_target_on(model, monkeypatch):
+    placements, items = list(exhaustive(3)), with_prompts(make_items([17, 18, 18, 19, 20], seed=5))
+    seen, mixed = [], scoring._mixed
+    monkeypatch.setattr(scoring, "_mixed", lambda mixer, x, first: seen.append((x.shape[1], first)) or mixed(mixer, x, first))
+    score(model, placements, items, AMPLE)
+    first = min(i.prompt for i in items) - 1
+    assert first >= 5 and {f for _, f in seen} == {0, first} and {T for T, _ in seen} == {19}
+    monkeypatch.setattr(scoring, "_first", lambda *_: 0)
+    np.testing.assert_allclose(score(model, placements, items, AMPLE)[0], one_by_one(model, placements, items), atol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
