@@ -40,7 +40,7 @@ def text(tables: dict[str, pd.DataFrame], why: str, endpoints: Endpoints) -> lis
     drift, found = tables["drift"], tables["slopes"]
     runs = drift.groupby(["cell", "layers", "width"])["teacher"].nunique().reset_index().sort_values(["width", "layers"])
     lines = ["# Drift over depth and width", "", "Declared in docs/study.md and conf/study.yaml.", ""]
-    lines += [bullets([f"{row.cell}: {row.teacher} teachers" for row in runs.itertuples()]), ""]
+    lines += [bullets([f"{row.cell}: {row.teacher} teacher{'s' * (row.teacher > 1)}" for row in runs.itertuples()]), ""]
     lines += ["## Halfway through the training: means over teachers", "", markdown(halfway(drift)), ""]
     lines += ["0: as at the end. The last rows of a cell's checkpoints before the end show training noise; step 0 is before training.", ""]
     lines += ["## Slopes per doubling", ""]
