@@ -1,6 +1,7 @@
 """The mixers by letter. A new mixer is one file and one line here, and it trains, is swept and decodes.
 
-A mixer is an ``nn.Module`` made from a SupernetConfig that maps [B, T, D] to [B, T, D] causally, with
+A mixer is an ``nn.Module`` made from a SupernetConfig that maps [B, T, D] to [B, T, D] causally. Its ``forward(x, first)`` may take the
+position from which on outputs are wanted; a sweep's last layer asks for no others. It has
 
 - ``init_from_attention(teacher)``: fill the weights from a FullAttention;
 - ``mixing_flops(config, tokens)`` and ``saved_bytes(config, batch, tokens, itemsize)``;
