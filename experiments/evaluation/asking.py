@@ -26,10 +26,13 @@ from experiments.sweeping.parts import claim, merge, scored_pairs, write_placeme
 from experiments.sweeping.weights import Weights
 from supernet.generate import generate
 from supernet.matching import match_chunk
-from supernet.scoring import build_trie, plan_chunks
+from supernet.scoring import build_trie, plan_chunks, sweep_flops
 
 PART = 16
 """Questions of a part at most, but where layers are read for each: what is lost where a process is killed."""
+
+WORK = {"cpu": 1e13, "cuda": 1e16}
+"""FLOPs of a part at most, but for a single question: some minutes of a CPU's core, for the same reason."""
 
 TABLES = {"accuracy": "scores", "loglik": "loglik/scores"}
 """Kind of number -> where its parts are below a task's folder."""
@@ -150,7 +153,10 @@ def parts(weights: Weights, groups: list[Group], options: Options) -> Iterator[P
             continue
         trie, items = build_trie(model.config, placements), [q.item for q in questions]
         for chunk in plan_chunks(model.config, trie, items, memory, dtype, device, weights.held):
-            size = PART if weights.block_at is None else len(chunk)  # streamed: every part reads all layers
+            size = len(chunk)  # streamed: every part reads all layers
+            if weights.block_at is None:
+                each = sweep_flops(model.config, trie, [items[i] for i in chunk]) / len(chunk)
+                size = min(PART, max(1, int(WORK[device] / each)))
             for start in range(0, len(chunk), size):
                 yield Part(step, placements, [questions[i] for i in chunk[start : start + size]], False)
 
