@@ -186,7 +186,7 @@ def test_verdict_in_plain_words(quick, changes, said):
     rows = pd.DataFrame({
         "step": [0, 10, 30, 100], "tokens": [0, 40960, 122880, 409600], "band_lo": 10.0, "band_hi": 20.0, "n_placements": 50, "n_items": 30,
         "regret": 0.01, "regret_lo": 0.0, "regret_hi": 0.02, "resolution": 0.01, "resolution_lo": 0.005, "resolution_hi": 0.015,
-        "regret_share": 0.02, "regret_share_lo": 0.0, "regret_share_hi": 0.04, "order_start": 0.5,
+        "regret_share": 0.02, "regret_share_lo": 0.0, "regret_share_hi": 0.04, "order": 0.9, "order_start": 0.5,
     })  # fmt: skip
     drift = pd.DataFrame({"tokens": [0, 1, 2], "loss": 0.1, "loss_lo": 0.0, "loss_hi": 0.2, "loss_random": 0.5, "shared_cross": 0.5,
                           "shared_ceiling": 0.8, "shared_random": 0.1})  # fmt: skip
