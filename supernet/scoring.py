@@ -8,6 +8,7 @@ n items, m items of a tile, T tokens, D hidden, B prefixes of one call.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 
 import numpy as np
@@ -263,7 +264,12 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int)
 
 def _mixed(mixer: nn.Module, x: Tensor, first: int) -> Tensor:
     """The mixer's outputs from token ``first`` on [B, T - first, D]. One that does not know ``first`` computes all."""
-    return mixer(x, first) if "first" in signature(mixer.forward).parameters else mixer(x)[:, first:]
+    return mixer(x, first) if _knows_first(type(mixer)) else mixer(x)[:, first:]
+
+
+@cache
+def _knows_first(mixer: type[nn.Module]) -> bool:
+    return "first" in signature(mixer.forward).parameters
 
 
 def _put(tile: _Tile, prefixes: list[str], x: Tensor) -> None:

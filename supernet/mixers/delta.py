@@ -133,10 +133,10 @@ class KimiDeltaAttention(nn.Module):
 
         c = self.config
         q, k, v = (
-            Part(proj(x), taps=conv.taps(x.dtype))
+            Part(proj(x), conv.taps(x.dtype))
             for proj, conv in ((self.q_proj, self.q_conv), (self.k_proj, self.k_conv), (self.v_proj, self.v_conv))
         )
-        gate, decay, beta = Part(self.g_b_proj(self.g_a_proj(x[:, first:]))), self.f_b_proj(self.f_a_proj(x)), self.beta_proj(x)
+        gate, decay, beta = self.g_b_proj(self.g_a_proj(x[:, first:])), self.f_b_proj(self.f_a_proj(x)), self.beta_proj(x)
         eps = L2_EPS, c.delta_norm_eps
         return mix(
             q, k, v, gate, decay, beta, self.A_log, self.dt_bias, self.norm.weight, eps, c.kda_heads, c.kda_dim, c.kda_gate == "silu"
@@ -254,8 +254,8 @@ class GatedDeltaNet(nn.Module):
 
         c = self.config
         of_qkv, of_z = self.in_proj_qkvz.weight.split([sum(self.widths[:3]), self.widths[3]])
-        qkv, z, taps = F.linear(x, of_qkv), Part(F.linear(x[:, first:], of_z)), self.convolution.taps(x.dtype)
-        q, k, v = (Part(qkv, start, taps) for start in (0, self.widths[0], 2 * self.widths[0]))
+        qkv, z, taps = F.linear(x, of_qkv), F.linear(x[:, first:], of_z), self.convolution.taps(x.dtype)
+        q, k, v = (Part(qkv, taps, start) for start in (0, self.widths[0], 2 * self.widths[0]))
         beta, decay = self.in_proj_ba(x).chunk(2, -1)
         eps = L2_EPS, c.delta_norm_eps
         return mix(q, k, v, z, decay, beta, self.A_log, self.dt_bias, self.norm.weight, eps, c.gdn_key_heads, c.gdn_key_dim, True)

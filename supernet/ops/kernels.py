@@ -69,7 +69,7 @@ def delta_rule_from(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, st
 def fused(x: Tensor) -> bool:
     """Whether a delta mixer may compute what lies between its projections of x in one pass without gradients: ``numba_mixing``."""
     plain = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    return _way == "numba" and x.device.type == "cpu" and plain and not torch.is_grad_enabled()
+    return _for(x) == "numba" and plain and not torch.is_grad_enabled()
 
 
 def _for(v: Tensor) -> str:

@@ -24,16 +24,15 @@ BIAS, MANTISSA = np.int32(127), np.int32(23)
 
 @dataclass(frozen=True)
 class Part:
-    """Channels of a projection's output: ``x`` [B, T, any] from ``first`` on; where they are convolved, with ``taps`` [width, any] from
-    there on."""
+    """Channels of a projection's output to be convolved: ``x`` [B, T, any] and ``taps`` [width, any], of both those from ``first`` on."""
 
     x: Tensor
+    taps: Tensor
     first: int = 0
-    taps: Tensor | None = None
 
 
 def mix(
-    q: Part, k: Part, v: Part, gate: Part, decay: Tensor, beta: Tensor, A_log: Tensor, dt_bias: Tensor, norm: Tensor,
+    q: Part, k: Part, v: Part, gate: Tensor, decay: Tensor, beta: Tensor, A_log: Tensor, dt_bias: Tensor, norm: Tensor,
     eps: tuple[float, float], key_heads: int, key_dim: int, silu_gate: bool,
 ) -> Tensor:  # fmt: skip
     """The normed and gated output of a delta mixer, from its projections of whole sequences: [B, T, H V], or only of the last tokens, as
@@ -43,11 +42,12 @@ def mix(
     ``norm`` [V] the weight of the norm over a head. ``eps``: of unit length and of the norm. The gate is SiLU or the sigmoid.
     """
     (B, _, H), V = beta.shape, len(norm)
-    out, A = torch.empty(B, gate.x.shape[1], H * V), A_log.exp().repeat_interleave(len(dt_bias) // H)
-    parts = [x.float().contiguous() for x in (q.x, k.x, v.x, gate.x, q.taps, k.taps, v.taps, decay, beta, A, dt_bias, norm)]
-    at = np.array([q.first, k.first, v.first, gate.first])
+    out, A = torch.empty(B, gate.shape[1], H * V), A_log.exp().repeat_interleave(len(dt_bias) // H)
+    parts = [x.float().contiguous() for x in (q.x, k.x, v.x, gate, q.taps, k.taps, v.taps, decay, beta, A, dt_bias, norm)]
+    at = np.array([q.first, k.first, v.first])
     sizes = np.array([key_heads, key_dim, H, V, forward_scratch(key_dim, V)[0]])
-    arrays = [x.detach().numpy() for x in (*parts, out)]
+    # not x.numpy(): that forbids a parameter's memory to be freed, which sharded training (FSDP) does
+    arrays = [np.from_dlpack(x.detach()) for x in (*parts, out)]
     options = np.array([key_dim**-0.5, *eps], dtype=np.float32)
     in_threads(lambda first, last: _mix(*arrays, at, sizes, options, silu_gate, first, last), B, out.numel())
     return out
@@ -154,5 +154,5 @@ def _mix(xq, xk, xv, xz, tq, tk, tv, decay, beta, A, bias, norm, out, at, sizes,
         unasked = T - out.shape[1]
         for t in range(T - unasked):
             for h in range(H):
-                z = xz[i, t, at[3] + h * V : at[3] + (h + 1) * V]
+                z = xz[i, t, h * V : (h + 1) * V]
                 _norm_and_gate(o[0, unasked + t, h], norm, z, norm_eps, silu, out[i, t, h * V : (h + 1) * V])
