@@ -22,7 +22,7 @@ from experiments.grids.cells import parts_of
 from experiments.overview.state import BAD, Line, Options, lines_of, read_config
 from experiments.run import Run, Sweep
 from experiments.runs.entry import CONF, fail, one_line
-from experiments.runs.records import read_json, read_status
+from experiments.runs.records import parsed, read_status
 
 WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra reads as something else
 MODULE = {"propose": "sweep", "winners": "sweep"}
@@ -56,7 +56,7 @@ def read_grids(path: Path) -> list[dict[str, Any]]:
     """The records of the grids that were started into a results folder."""
     grids = []
     for record in sorted(path.glob("grids/*.json")):
-        grid = read_json(record)
+        grid = parsed(record)
         cells = grid.get("cells") if isinstance(grid, dict) and {"command", "overrides", "launcher"} <= set(grid) else None
         if not isinstance(cells, list) or not all(isinstance(cell, dict) and {"run", "overrides"} <= set(cell) for cell in cells):
             raise ValueError(f"{record} is no record of a grid: delete it and start the grid again")

@@ -37,7 +37,8 @@ def clusters(means: np.ndarray) -> np.ndarray:
 
 
 def without_clusters(quality: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Quality [S, P, I] less the mean of each placement's cluster, item by item, so that disjoint items stay independent."""
+    """Quality [S, P, I], or a number per placement [P], less the mean of its cluster, item by item, so that disjoint items stay
+    independent."""
     member = (label[:, None] == np.arange(label.max() + 1)).astype(float)
     return quality - member @ ((member / member.sum(axis=0)).T @ quality)
 
@@ -45,8 +46,7 @@ def without_clusters(quality: np.ndarray, label: np.ndarray) -> np.ndarray:
 def at_equal_cost_within(quality: np.ndarray, cost: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Quality [S, P, I] less its linear trend in cost [P] within clusters, item by item. A trend over all placements follows how clusters
     happen to lie along cost; taken out, it would leave a common slope within them that looks like agreement of t and T."""
-    member = (label[:, None] == np.arange(label.max() + 1)).astype(float)
-    inner = cost - member @ ((member / member.sum(axis=0)).T @ cost)
+    inner = without_clusters(cost, label)
     if (inner**2).sum() <= 1e-9 * max(1.0, (cost**2).sum()):
         return quality
     slope = np.einsum("p,spi->si", inner, quality) / (inner**2).sum()

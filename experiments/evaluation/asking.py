@@ -19,7 +19,7 @@ from analysis.table import WANTED, write_part
 from experiments.evaluation.options import Options
 from experiments.evaluation.questions import Question, merged, read_questions, write_questions
 from experiments.runs.progress import progress
-from experiments.runs.records import read_object, read_status, turns, update_manifest, write_json
+from experiments.runs.records import read_json, read_status, turns, update_manifest, write_json
 from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
@@ -92,7 +92,7 @@ def ask(
     with turns(folder, "request"):
         questions = merged(read_questions(folder / "questions.parquet"), questions, folder / "questions.parquet")
         placements = merge(folder / "placements.parquet", placements)
-        earlier = read_object(folder / WANTED).get("steps", [])
+        earlier = read_json(folder / WANTED).get("steps", [])
         steps = sorted({*asked.tokens, *earlier})
         share = [q for place, q in enumerate(questions) if place % options.shards == options.shard]
         have = {(kind, step): scored_pairs(step_dir(folder / TABLES[kind], step)) for kind in decoded for step in steps}

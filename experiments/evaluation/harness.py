@@ -21,7 +21,7 @@ from experiments.evaluation.asking import TABLES, Asked
 from experiments.evaluation.options import Options
 from experiments.evaluation.questions import Question, merged, read_questions, write_questions
 from experiments.runs.progress import progress
-from experiments.runs.records import read_object, read_status, turns, write_json
+from experiments.runs.records import read_json, read_status, turns, write_json
 from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
 from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
@@ -178,12 +178,12 @@ def ask_harness(
         known, placements = len(placements), merge(folder / "placements.parquet", placements)
         if known != len(placements) or not (folder / "placements.parquet").exists():
             write_placements(placements, folder / "placements.parquet")
-        steps = sorted({*asked.tokens, *read_object(folder / WANTED).get("steps", [])})
+        steps = sorted({*asked.tokens, *read_json(folder / WANTED).get("steps", [])})
     mine = list(placements["placement"])[options.shard :: options.shards]
     request = {"steps": steps, "limit": options.items, "lengths": options.lengths, "seed": options.seed}
 
     def lacking(step: int) -> list[str]:
-        wanted, have = read_object(folder / WANTED), scored_pairs(step_dir(folder / TABLES["accuracy"], step))
+        wanted, have = read_json(folder / WANTED), scored_pairs(step_dir(folder / TABLES["accuracy"], step))
         same = all(wanted.get(key) == request[key] for key in ("limit", "lengths", "seed"))
         items = wanted.get("items") or [""]
         return [p for p in mine if not same or any((p, item) not in have for item in items)]

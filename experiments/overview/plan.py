@@ -130,7 +130,7 @@ def plan_training(run: Run, _: Sweep, rate: float) -> list[Line]:
     state = 12 * trained
     lines = [
         ("run", str(folder)),
-        *(("warning", line) for line in never_reached("sft" if run.stage == "sft" else "distill", options)),
+        *(("warning", line) for line in never_reached(options)),
         ("model", f"{model.layers} layers of {model.mixers}: all-FA {count(count_parameters(model, 'F'))}, supernet "
                   f"{count(count_parameters(model))}, trained {count(trained)} parameters"),
         ("training", f"{options.steps} steps of {options.batch} sequences on {world} device{'s' * (world > 1)}, sampler {options.sampler}, "

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from analysis.table import WANTED, load_placements
 from experiments.config import Config, check
 from experiments.run import Run, Sweep
-from experiments.runs.records import is_held, read_object, read_status
+from experiments.runs.records import is_held, read_json, read_status
 from experiments.runs.steps import whole_checkpoints
 from experiments.sweeping.placements import select
 from experiments.training.strategy import checkpoint_steps
@@ -166,7 +166,7 @@ def read_keys(path: Path) -> pa.Table:
 def wanted_rows(folder: Path, options: Options | None) -> int:
     """Placements x items x checkpoints: what the sweeps of a run asked for, or, before the first, what its options do. 0 if unknown."""
     listed = folder / "placements.parquet"
-    asked = read_object(folder / WANTED)
+    asked = read_json(folder / WANTED)
     if listed.exists() and asked:
         return len(load_placements(listed)) * len(asked["items"]) * len(asked["steps"])
     if options is None or options[1].placements == "winners":

@@ -35,20 +35,20 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content, or {} where the file is missing. Raises ValueError naming a file that is there and is not JSON."""
+    """The object in the file, or {} where the file is missing. Raises ValueError naming a file that is there and holds none."""
+    if not isinstance(found := parsed(path), dict):
+        raise ValueError(f"{path} holds no JSON object: delete it and run the same command again")
+    return found
+
+
+def parsed(path: Path) -> object:
+    """Whatever JSON the file holds, or {} where it is missing: for who says itself what it should have been."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} is not valid JSON: delete it and run the same command again") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The same of a file that must hold an object; ValueError names one that holds something else."""
-    if not isinstance(found := read_json(path), dict):
-        raise ValueError(f"{path} holds no JSON object: delete it and run the same command again")
-    return found
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def status_file(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
 
 def read_status(folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of ``status.json`` by part. Raises ValueError where it is not a JSON object of objects."""
-    content = read_json(folder / "status.json")
+    content = parsed(folder / "status.json")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(f"{folder / 'status.json'} is not a record of parts: delete it and run the same command again")
     return content
@@ -187,7 +187,7 @@ def update_manifest(folder: Path, **fields: object) -> None:
     """Merge fields into ``manifest.json``; the environment of the last writer is always in it."""
     here = environment()
     with turns(folder, "manifest"):
-        write_json(folder / "manifest.json", read_object(folder / "manifest.json") | here | fields)
+        write_json(folder / "manifest.json", read_json(folder / "manifest.json") | here | fields)
 
 
 def environment() -> dict[str, object]:

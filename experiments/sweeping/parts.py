@@ -288,7 +288,7 @@ def scored_pairs(folder: Path) -> set[tuple[str, str]]:
 def rows(run: Run, score: str, tokens: int, part: Part, sums: np.ndarray) -> pd.DataFrame:
     """Long score rows of one part: sums over target tokens [P, n] -> P * n rows. ``score`` is the mean acceptance of a token."""
     P, n = sums.shape
-    sums = sums.astype(np.float32).astype(np.float64)  # digits beyond are rounding, and half of a table's size on disk
+    sums = sums.astype(np.float32).astype(np.float64)  # digits beyond are rounding, and a quarter of a table's size on disk
     num_tokens = np.tile([len(item.tokens) - item.prompt for item in part.items], P)
     values = {"logp": sums.ravel(), "num_tokens": num_tokens} if score == "loglik" else {"score": sums.ravel() / num_tokens}
     return pd.DataFrame(

@@ -14,10 +14,11 @@ def total_steps(options: DistillConfig | SftConfig) -> int:
     return options.steps + cooldown_steps(options)
 
 
-def never_reached(stage: str, options: DistillConfig | SftConfig) -> list[str]:
+def never_reached(options: DistillConfig | SftConfig) -> list[str]:
     """What to warn of where a training ends before its warm-up does: a sentence, or none. It runs, as a trial of a few steps should."""
     if options.warmup <= options.steps:
         return []
+    stage = "sft" if isinstance(options, SftConfig) else "distill"
     return [f"{stage}.warmup={options.warmup} is longer than {stage}.steps={options.steps}, so the rate ends at "
             f"{options.steps / options.warmup:.2g} of {stage}.lr. Lower {stage}.warmup."]  # fmt: skip
 

@@ -28,9 +28,9 @@ def test_constant_stays_and_its_cooled_copy_falls_to_final_lr():
 
 def test_a_warm_up_longer_than_the_training_is_told_and_says_where_the_rate_ends():
     for stage, its in (("distill", DistillConfig), ("sft", SftConfig)):
-        assert never_reached(stage, its(steps=20, warmup=20)) == [] and rate_factor(its(steps=20, warmup=20), 19) == 1
+        assert never_reached(its(steps=20, warmup=20)) == [] and rate_factor(its(steps=20, warmup=20), 19) == 1
         short = its(steps=5, warmup=20)
-        (line,) = never_reached(stage, short)
+        (line,) = never_reached(short)
         assert line == (f"{stage}.warmup=20 is longer than {stage}.steps=5, so the rate ends at 0.25 of {stage}.lr. Lower {stage}.warmup.")
         assert rate_factor(short, 4) == 0.25
 
