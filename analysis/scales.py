@@ -1,6 +1,6 @@
 """Does drift grow with scale? Endpoints of the scales study (docs/study.md) over depth, width and tokens per trained parameter.
 
-``python -m analysis.scales [RUN ...]`` (default: every run under results/ that is a cell of the study) writes scales.md, tables/ and
+``python -m analysis.scales [RUN ...]`` (default: every run under results/ that is a cell of the study and fully swept) writes scales.md, tables/ and
 figures/ into results/scales: drift of every run over training, slopes with intervals and the least slope that this design would find,
 the statistics as published, and what a small cell is worth for a large one.
 """
@@ -33,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path) -> None:
     """The report of all cells. ValueError where there is none."""
     endpoints = load_endpoints(declared)
-    cells = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs)
+    left_out: list[str] = []
+    if runs:
+        cells = load_cells([run.resolve() for run in runs], costs)
+    else:
+        cells = load_cells([run.resolve() for run in find_runs(Path("results"))], costs, left_out)
+    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" * bool(left_out))
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
     drift = table_of(cells, endpoints)
@@ -43,7 +48,7 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
         found, why = pd.DataFrame(), str(error)
     quoted = pd.concat([published(c.scores).assign(cell=c.name, teacher=c.teacher) for c in cells], ignore_index=True)
     tables = {"drift": drift, "slopes": found, "published": quoted, "transfer": transfers(cells, endpoints)}
-    print(f"{out / 'scales.md'}:", *write(tables, why, endpoints, out), sep="\n  ")
+    print(f"{out / 'scales.md'}:", *write(tables, why, left_out, endpoints, out), sep="\n  ")
 
 
 def transfers(cells: Sequence[Cell], endpoints: Endpoints) -> pd.DataFrame:

@@ -55,10 +55,11 @@ class Cell(NamedTuple):
         return f"l{self.layers}-h{self.width}"
 
 
-def load_cells(paths: Sequence[Path], costs: str | Path | None = None) -> list[Cell]:
+def load_cells(paths: Sequence[Path], costs: str | Path | None = None, left_out: list[str] | None = None) -> list[Cell]:
     """The runs among ``paths`` that are cells: a constant rate, tokens per trained parameter, no cooled copy; by cell and teacher.
 
-    ``costs`` as in ``load_scores``. ValueError where a path is no folder.
+    ``costs`` as in ``load_scores``. A cell that is not swept to the end of its training is told in ``left_out``; without that list it is
+    a ValueError, as is a path that is no folder.
     """
     cells = []
     for path in paths:
@@ -68,7 +69,16 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None) -> list[C
         distill = its.get("distill", {})
         if not distill.get("tokens_per_parameter") or distill.get("schedule") != "constant" or its.get("stage") == "cooled":
             continue
-        model, scores = its["model"], load_scores(path, costs)
+        try:
+            scores = load_scores(path, costs)
+            if (last := scores.steps[-1]) < distill.get("steps", 0):  # swept while training goes on
+                raise ValueError(f"the scores of {path} end at step {last} of {distill['steps']}: run its chain again, it goes on")
+        except ValueError as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
+            continue
+        model = its["model"]
         cells.append(Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], scores))
     return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher))
 

@@ -16,8 +16,9 @@ WORDS = {"order": "order at the margin", "choice": "choice (regret share)", "lan
          "tau": "Kendall's τ in the bands", "whole_range": "Spearman over the whole range"}  # fmt: skip
 
 
-def write(tables: dict[str, pd.DataFrame], why: str, endpoints: Endpoints, out: Path) -> list[Path]:
-    """tables/*.csv, figures/scales.* and scales.md; ``why`` says why there are no slopes. Returns what was written."""
+def write(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoints: Endpoints, out: Path) -> list[Path]:
+    """tables/*.csv, figures/scales.* and scales.md; ``why`` says why there are no slopes, ``left_out`` which runs are
+    not in them. Returns what was written."""
     paths = []
     for name, table in tables.items():
         if len(table):
@@ -32,15 +33,16 @@ def write(tables: dict[str, pd.DataFrame], why: str, endpoints: Endpoints, out: 
             slopes_beside(axes[n, 1], found, name)
         save(fig, out / "figures" / "scales")
     paths.append(out / "figures" / "scales.png")
-    write_text("\n".join(text(tables, why, endpoints)) + "\n", out / "scales.md")
+    write_text("\n".join(text(tables, why, left_out, endpoints)) + "\n", out / "scales.md")
     return paths
 
 
-def text(tables: dict[str, pd.DataFrame], why: str, endpoints: Endpoints) -> list[str]:
+def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoints: Endpoints) -> list[str]:
     drift, found = tables["drift"], tables["slopes"]
     runs = drift.groupby(["cell", "layers", "width"])["teacher"].nunique().reset_index().sort_values(["width", "layers"])
     lines = ["# Drift over depth and width", "", "Declared in docs/study.md and conf/study.yaml.", ""]
     lines += [bullets([f"{row.cell}: {row.teacher} teacher{'s' * (row.teacher > 1)}" for row in runs.itertuples()]), ""]
+    lines += ["Left out:", "", bullets([f"{line}." for line in left_out]), ""] if left_out else []
     lines += ["## Halfway through the training: means over teachers", "", markdown(halfway(drift)), ""]
     lines += ["0: as at the end. The last rows of a cell's checkpoints before the end show training noise; step 0 is before training.", ""]
     lines += ["## Slopes per doubling", ""]

@@ -1,6 +1,7 @@
 """The scales study: slopes of planted studies, transfer by relative depth, and the command on run directories."""
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_what_is_not_known_of_some_runs_leaves_the_other_slopes():
         slopes(cells[:2], drift[drift["run"].isin(["s/5-0", "s/5-1"])], endpoints)
 
 
-def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, capsys):
+def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for layers, seed in ((3, 0), (3, 1), (4, 0), (4, 1)):
         names = ["".join(p) for p in itertools.product("FSKG", repeat=layers)]
@@ -125,8 +126,21 @@ def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, ca
     assert set(pd.read_csv(tmp_path / "out/tables/transfer.csv")["large"]) == {"l4-h32"}
     assert scales.main([*runs[:2], "--endpoints", str(declared), "--out", str(tmp_path / "few")]) == 0
     assert "None: " in (tmp_path / "few" / "scales.md").read_text()
+    config = tmp_path / "l4-h32/local-s0-4/config.yaml"
+    half = yaml.safe_load(config.read_text())
+    half["distill"]["steps"] = 200
+    config.write_text(yaml.safe_dump(half))
+    (tmp_path / "l4-h32/local-s1-4/wanted.json").write_text(json.dumps({"steps": [0, 25, 50, 75, 98, 100, 200], "items": ["i0"]}))
+    (tmp_path / "results").mkdir()
+    for cell in ("l3-h32", "l4-h32"):
+        (tmp_path / "results" / cell).symlink_to(tmp_path / cell)
+    monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    for typed, said in (([str(tmp_path / "nothing")], "no run at"), ([*runs[:2], "--costs", "none.csv"], "none.csv")):
+    assert scales.main(["--endpoints", str(declared)]) == 0
+    for said in (capsys.readouterr().out, (tmp_path / "results/scales/scales.md").read_text()):
+        assert "local-s1-4 lacks 1 of 7 steps altogether, step 200 first" in said and "local-s0-4 end at step 100 of 200" in said
+    assert "l4-h32: " not in (tmp_path / "results/scales/scales.md").read_text()
+    for typed, said in ((["results/l4-h32/local-s1-4"], "lacks 1 of 7 steps"), ([str(tmp_path / "nothing")], "no run at"), ([*runs[:2], "--costs", "none.csv"], "none.csv")):
         assert scales.main([*typed, "--out", str(tmp_path)]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error
