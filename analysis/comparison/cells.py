@@ -14,7 +14,7 @@ from scipy import optimize, stats
 
 from analysis.bands import inside
 from analysis.cost import full_cost
-from analysis.input.runs import options
+from analysis.input.runs import options, training_steps
 from analysis.stability.endpoints import Endpoints
 from analysis.statistics.intervals import quantile
 from analysis.statistics.linear import linear
@@ -71,8 +71,8 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, left_out:
             continue
         try:
             scores = load_scores(path, costs)
-            if (last := scores.steps[-1]) < distill.get("steps", 0):  # swept while training goes on
-                raise ValueError(f"the scores of {path} end at step {last} of {distill['steps']}: run its chain again, it goes on")
+            if (last := scores.steps[-1]) < (steps := training_steps(path)):  # swept while training goes on
+                raise ValueError(f"the scores of {path} end at step {last} of {steps}: run its chain again, it goes on")
         except ValueError as error:
             if left_out is None:
                 raise

@@ -74,10 +74,20 @@ def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
     }])  # fmt: skip
 
 
-def noted(run: str | Path) -> list[str]:
-    """The warnings that a run directory's manifest.json holds."""
+def noted(run: str | Path, last: int) -> list[str]:
+    """The warnings that a run directory's manifest.json holds, and one where its scores end, at step ``last``, before its training does."""
     manifest = Path(run) / "manifest.json"
-    return list(json.loads(manifest.read_text()).get("warnings", [])) if manifest.is_file() else []
+    known = list(json.loads(manifest.read_text()).get("warnings", [])) if manifest.is_file() else []
+    if last < (steps := training_steps(run)):
+        known.append(f"The scores end at step {last}, the training at {steps}. So T, and every share of the training, is of step {last}. "
+                     "Run the chain again, it goes on.")  # fmt: skip
+    return known
+
+
+def training_steps(run: str | Path) -> int:
+    """Steps of the training by config.yaml of a run directory, without those of a cooled copy; 0 where it says nothing."""
+    its = options(run)
+    return int(its.get("sft" if its.get("stage") == "sft" else "distill", {}).get("steps") or 0)
 
 
 def options(run: str | Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         markdown(at_a_glance(tables)),
         bullets(verdict(tables, endpoints)),
         "## Warnings",
-        bullets(warn(scores, tables) + also + noted(run)),
+        bullets(warn(scores, tables) + also + noted(run, scores.steps[-1])),
         "## What was measured",
         markdown(describe(scores, run).drop(columns=["scale", "run"])),
         "Quality is the mean log-likelihood per token over items (nats/token, higher is better); cost in FA-layer equivalents. Resolution "
@@ -227,7 +227,7 @@ def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], o
         run_figures.frontier_layers(ax, tables["frontier"]["placement"].tolist(), tables["frontier"]["cost"].to_numpy())
         style.save(fig, out / "figures" / "frontier_layers")
     few = [f"Only {len(scores.items)} items: qualities are uncertain below {FEW_ITEMS}."] if len(scores.items) < FEW_ITEMS else []
-    few += noted(run)
+    few += noted(run, scores.steps[-1])
     front = tables["behind"][tables["behind"]["placement"].isin(tables["frontier"]["placement"])]
     n = f"{len(scores.placements)} placements, {len(scores.items)} items"
     text = [

@@ -6,7 +6,7 @@ from scipy.stats import bootstrap
 
 from analysis import report
 from analysis.bands import bands_in
-from analysis.input.runs import describe
+from analysis.input.runs import describe, noted
 from analysis.output import comparison_report, words
 from analysis.stability import checkpoints, load_endpoints
 
@@ -99,6 +99,13 @@ def test_report_starts_with_the_verdict(finished):
             assert line.startswith(f"- In cost band {band} ")
         assert lines[2].startswith("- Over the whole cost range") and lines[3].startswith("- Frontier: freezing it at 0 tokens")
         assert "## Warnings" in lines[5] and "One training seed" in lines[7] and any("Only 16 items" in line for line in lines)
+
+
+def test_scores_that_end_before_the_training_are_told(tmp_path):
+    its = {"distill": {"sampler": "local", "steps": 100}, "sft": {"steps": 200}}
+    for stage, last, told in (("distill", 50, True), ("distill", 100, False), ("cooled", 112, False), ("sft", 100, True)):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(its | {"stage": stage}))
+        assert [f"end at step {last}" in line for line in noted(tmp_path, last)] == [True] * told
 
 
 def test_comparison(finished):
