@@ -140,7 +140,8 @@ def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, mo
     for said in (capsys.readouterr().out, (tmp_path / "results/scales/scales.md").read_text()):
         assert "local-s1-4 lacks 1 of 7 steps altogether, step 200 first" in said and "local-s0-4 end at step 100 of 200" in said
     assert "l4-h32: " not in (tmp_path / "results/scales/scales.md").read_text()
-    for typed, said in ((["results/l4-h32/local-s1-4"], "lacks 1 of 7 steps"), ([str(tmp_path / "nothing")], "no run at"), ([*runs[:2], "--costs", "none.csv"], "none.csv")):
+    missing = (["results/l4-h32/local-s1-4"], "lacks 1 of 7 steps"), ([str(tmp_path / "nothing")], "no run at")
+    for typed, said in (*missing, ([*runs[:2], "--costs", "none.csv"], "none.csv")):
         assert scales.main([*typed, "--out", str(tmp_path)]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error
