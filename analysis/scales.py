@@ -1,8 +1,8 @@
 """Does drift grow with scale? Endpoints of the scales study (docs/study.md) over depth, width and tokens per trained parameter.
 
-``python -m analysis.scales [RUN ...]`` (default: every run under results/ that is a cell of the study and fully swept) writes scales.md, tables/
-and figures/ into results/scales: drift of every run over training, slopes with intervals and the least slope that this design would find,
-the statistics as published, and what a small cell is worth for a large one.
+``python -m analysis.scales [RUN ...]`` (default: every run under results/ that is a cell of the study and fully swept) writes scales.md,
+tables/ and figures/ into results/scales: drift of every run over training, slopes with intervals and the least slope that this design
+would find, the statistics as published, and what a small cell is worth for a large one.
 """
 
 import sys
