@@ -22,6 +22,8 @@ from experiments.runs.entry import run
 from experiments.runs.records import read_status, status
 from experiments.runs.steps import whole_checkpoints
 from experiments.runs.stopping import Stopped, raise_if_asked
+from experiments.sweeping.placements import select
+from experiments.sweeping.tables import all_scored
 
 POLL = 0.05  # seconds
 
@@ -65,10 +67,7 @@ def complete(run: Run, sweep: Sweep) -> bool:
     plain = sweep.score == "loglik" and sweep.shards == 1 and sweep.placements not in ("proposed", "winners")
     if not (made and plain and run.stage in ended and taught(run)):
         return False
-    from experiments.sweeping.parts import ask  # imports torch, which takes seconds
-    from experiments.sweeping.placements import select
-
-    return not ask(run, sweep, select(sweep, run.model)).parts
+    return all_scored(run, sweep, select(sweep, run.model))
 
 
 def taught(run: Run) -> bool:

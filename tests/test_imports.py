@@ -102,7 +102,7 @@ def test_few_functions_take_all_options():
     assert "sweep.sweep" in takers and len(takers) <= 15, takers
 
 
-@pytest.mark.parametrize("module", ["supernet.placement", "analysis.statistics.ranks", "analysis.table"])
+@pytest.mark.parametrize("module", ["supernet.placement", "analysis.statistics.ranks", "analysis.table", "experiments.chain"])
 def test_loads_without_torch(module):
     code = f"import sys, {module}; assert not set(sys.modules) & {{{', '.join(map(repr, TORCH))}}}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -24,7 +24,8 @@ from experiments.runs.progress import progress
 from experiments.runs.records import read_json, read_status, turns, write_json
 from experiments.runs.steps import step_dir
 from experiments.runs.stopping import raise_if_asked
-from experiments.sweeping.parts import claim, merge, scored_pairs, write_placements
+from experiments.sweeping.parts import claim
+from experiments.sweeping.tables import merge, scored_pairs, write_placements
 from supernet.decoder import Supernet
 from supernet.generate import generate
 from supernet.matching import match_chunk

@@ -13,8 +13,9 @@ from experiments.data.items import read_items
 from experiments.machine import free_memory, pick_device
 from experiments.run import Run, Sweep
 from experiments.runs.steps import state_path, step_dir, whole_checkpoints
-from experiments.sweeping.parts import checkpoints, merge, scored_pairs, unseen_window
+from experiments.sweeping.parts import checkpoints, unseen_window
 from experiments.sweeping.placements import select
+from experiments.sweeping.tables import merge, scored_pairs
 from experiments.sweeping.weights import of_folder
 from experiments.training.schedule import never_reached, total_steps
 from experiments.training.strategy import checkpoint_steps, draw

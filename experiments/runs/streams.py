@@ -1,9 +1,12 @@
 """Streams of random numbers by name: no two of them collide, whatever seeds and numbers they are given."""
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
@@ -14,8 +17,10 @@ def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()), *numbers)))
 
 
-def torch_stream(seed: int, name: str, *numbers: int) -> torch.Generator:
+def torch_stream(seed: int, name: str, *numbers: int) -> "torch.Generator":
     """The same for torch, on the CPU."""
+    import torch  # takes seconds, which a command that finds all done does not need
+
     return torch.Generator().manual_seed(torch_seed(seed, name, *numbers))
 
 

@@ -21,8 +21,9 @@ from experiments.run import Run, Sweep
 from experiments.runs.records import read_json, settled, status, write_json
 from experiments.runs.steps import step_dir
 from experiments.runs.streams import stream
-from experiments.sweeping.parts import checkpoints, merge, plan, score_missing, score_parts, scored_pairs, write_placements
+from experiments.sweeping.parts import checkpoints, plan, score_missing, score_parts
 from experiments.sweeping.placements import select, table
+from experiments.sweeping.tables import merge, scored_pairs, write_placements
 from supernet.placement import Placement
 
 

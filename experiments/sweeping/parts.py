@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
-from analysis.output.files import replacing
-from analysis.table import WANTED, load_placements, write_part
+from analysis.table import WANTED, write_part
 from experiments.data.items import read_items
 from experiments.machine import matmul_rate, peak_memory, pick_device
 from experiments.run import Run, Sweep
 from experiments.runs.kernels import choose_kernels
 from experiments.runs.progress import progress
 from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_json, write_text
-from experiments.runs.steps import step_dir, step_dirs, whole_checkpoints
+from experiments.runs.steps import step_dir, whole_checkpoints
 from experiments.runs.stopping import raise_if_asked
+from experiments.sweeping.tables import files_of, merge, scored_pairs, write_placements
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
 from supernet.acceptance import acceptance_chunk
@@ -111,11 +110,6 @@ def ask(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> Request:
     share = [item for place, item in items if place % sweep.shards == sweep.shard]
     parts = plan(run, sweep, there, have, list(placements["placement"]), share)
     return Request(placements, [item for _, item in items], sorted(have), parts, files)
-
-
-def files_of(folder: Path) -> set[Path]:
-    """The parts of the score tables in a folder: each is written once, whole, and not changed again."""
-    return {file for path in step_dirs(folder / "scores").values() for file in path.glob("*.parquet")}
 
 
 def unseen_window(model: SupernetConfig, items: list[Item]) -> list[str]:
@@ -208,18 +202,6 @@ def workers(sweep: Sweep, device: str) -> int:
     return 1 if device == "cuda" or sweep.stream else sweep.workers or WORKERS
 
 
-def merge(path: Path, wanted: pd.DataFrame) -> pd.DataFrame:
-    """The placements of earlier sweeps of this run, then the new ones."""
-    if not path.exists():
-        return wanted
-    return pd.concat([load_placements(path), wanted]).drop_duplicates("placement", ignore_index=True)
-
-
-def write_placements(placements: pd.DataFrame, path: Path) -> None:
-    with replacing(path) as temporary:
-        placements.to_parquet(temporary, index=False)
-
-
 def items_to_score(run: Run, count: int, scored: set[str]) -> list[tuple[int, Item]]:
     """The first ``count`` evaluation items (0: all) and those that earlier sweeps scored, each with its place in the file."""
     everything = read_items(run.items)
@@ -270,19 +252,6 @@ def memory_of_part(run: Run, sweep: Sweep, steps: list[int], device: str) -> tup
     if not sweep.memory_gib:
         memory -= count_bytes(run.model, dtype)
     return memory // workers(sweep, device), 0
-
-
-def scored_pairs(folder: Path) -> set[tuple[str, str]]:
-    """(placement, item) of every row of a step's parts. Raises ValueError naming a file that cannot be read."""
-    pairs: set[tuple[str, str]] = set()
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            table = pq.read_table(path, columns=["placement", "item"])
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
-        pairs.update(zip(table["placement"].to_pylist(), table["item"].to_pylist(), strict=True))
-    return pairs
 
 
 def rows(run: Run, score: str, tokens: int, part: Part, sums: np.ndarray) -> pd.DataFrame:

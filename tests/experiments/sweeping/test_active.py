@@ -23,8 +23,8 @@ from analysis.validation.known_truth import best_within
 from experiments.config import check
 from experiments.run import Run, Sweep
 from experiments.sweeping import active
-from experiments.sweeping.parts import merge, write_placements
 from experiments.sweeping.placements import select
+from experiments.sweeping.tables import merge, write_placements
 from supernet.placement import Placement, exhaustive
 
 CONF = Path(__file__).resolve().parents[3] / "conf"

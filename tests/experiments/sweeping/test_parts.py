@@ -21,6 +21,7 @@ from experiments.sweep import sweep
 from experiments.sweeping import parts, weights
 from experiments.sweeping.parts import ask, claim, score_missing
 from experiments.sweeping.placements import select
+from experiments.sweeping.tables import all_scored
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -177,6 +178,21 @@ def test_a_sweep_reads_each_table_once_on_its_way(root, tmp_path, monkeypatch):
     score_missing(*resolved(root, tmp_path))
     assert sorted(read) == ["checkpoints", "items_to_score", "scored_pairs"]
     assert load_scores(resolved(root, tmp_path)[0].folder).quality.shape == (1, 16, 7)
+
+
+def test_that_all_is_scored_is_known_as_the_sweep_knows_it(root, tmp_path):
+    """A smaller request than an earlier one is met only where the earlier one is."""
+    small, whole = (resolved(root, tmp_path, f"items={n}", "placements=FF+SS+KG" if n < 7 else "placements=exhaustive") for n in (3, 7))
+    seen = []
+    for done in (None, small, whole):
+        if done:
+            score_missing(*done)
+        seen.append([all_scored(*asked) for asked in (small, whole)])
+        assert seen[-1] == [not ask(*asked).parts for asked in (small, whole)]
+    assert seen == [[False, False], [True, False], [True, True]]
+    next(whole[0].folder.glob("scores/*/*.parquet")).unlink()
+    assert not all_scored(*whole) and all_scored(*small) == (not ask(*small).parts)
+    assert not all_scored(*resolved(root, tmp_path, "items=8"))  # more than there are: the sweep says so
 
 
 @pytest.mark.parametrize(
