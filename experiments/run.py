@@ -14,6 +14,9 @@ from experiments.config import Config, DataConfig, DistillConfig, SftConfig, Tea
 from experiments.runs.fingerprint import fingerprint
 from supernet.config import SupernetConfig
 
+SHIPPED = Path(__file__).parent / "data" / "shipped"
+"""A cache that comes with the suite, as another CPU would train another teacher; python -m experiments.ship made it."""
+
 
 @dataclass(frozen=True)
 class Run:

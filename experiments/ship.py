@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from experiments.config import Config
-from experiments.data.making import SHIPPED, make_missing
-from experiments.run import Run
+from experiments.data.making import make_missing
+from experiments.run import SHIPPED, Run
 from experiments.runs.entry import run
 
 

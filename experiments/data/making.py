@@ -9,7 +9,7 @@ from experiments.config import DataConfig, TeacherConfig
 from experiments.data.items import read_items, write_items
 from experiments.data.synthetic import sample_traces, train_teacher, training_items
 from experiments.machine import pick_device
-from experiments.run import Run
+from experiments.run import SHIPPED, Run
 from experiments.runs.kept import restore
 from experiments.runs.streams import stream, torch_stream
 from supernet.checkpoint import new_folder
@@ -17,9 +17,6 @@ from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.scoring import Item
 from supernet.teacher import from_hugging_face, load_teacher, open_teacher, save_teacher, smollm2_gguf
-
-SHIPPED = Path(__file__).parent / "shipped"
-"""A cache that comes with the suite, as another CPU would train another teacher; python -m experiments.ship made it."""
 
 
 def make_missing(run: Run, device: str, shipped: Path = SHIPPED) -> None:

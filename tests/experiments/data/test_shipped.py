@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from experiments.config import check
 from experiments.data import making
 from experiments.data.items import read_items
-from experiments.data.making import SHIPPED, make_missing
+from experiments.data.making import make_missing
 from experiments.data.synthetic import sequences
-from experiments.run import Run
+from experiments.run import SHIPPED, Run
 from experiments.runs.entry import CONF
 from experiments.runs.streams import stream
 from experiments.ship import ship

@@ -42,6 +42,12 @@ def test_every_shipped_scale_has_a_plan_and_fits_its_machine(scale, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_what_comes_with_the_suite_is_no_work(tmp_path, capsys):
+    where = [f"results={tmp_path}/r", f"cache={tmp_path}/c"]
+    assert said(capsys, "teach", config("scale=tiny", *where)).count("comes with the suite, copied") == 2  # teacher and items
+    assert "comes with the suite" not in said(capsys, "teach", config("scale=tiny", "teacher.seed=1", *where))
+
+
 def test_a_warm_up_that_does_not_end_is_told_beforehand(tmp_path, capsys):
     options = ["scale=tiny", f"results={tmp_path}/r", f"cache={tmp_path}/c", "distill.tokens_per_parameter=0", "distill.steps=10"]
     assert "  warning       distill.warmup=20 is longer than distill.steps=10" in said(capsys, "distill", config(*options))
