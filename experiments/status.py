@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -128,9 +129,24 @@ def commands_for(path: Path, grids: list[dict[str, Any]], lines: list[Line]) -> 
             chains.append([again(path, grid)])
             unfinished -= here
     for folder in dict.fromkeys(line.folder for line in lines):
-        if parts := [line.part for line in lines if line.folder == folder and (folder, line.part) in unfinished]:
-            chains.append(run_commands(folder, parts))
+        parts = [line.part for line in lines if line.folder == folder and (folder, line.part) in unfinished]
+        tasks = [part for part in parts if part.startswith("evaluation/")]
+        if own := [part for part in parts if part not in tasks]:
+            chains.append(run_commands(folder, own))
+        chains += [[evaluation_command(folder, task)] for task in tasks]
     return chains
+
+
+def evaluation_command(folder: Path, task: str) -> list[str]:
+    """The command that finishes an evaluation: what was typed, whole, on the run where it is now; else the task with all defaults."""
+    try:
+        entries = read_status(folder / task)
+    except ValueError:
+        entries = {}
+    typed = [words for its in entries.values() if (words := overrides_of(its.get("command")))]
+    options = typed[-1][1:] if typed else [f"tasks={Path(task).parts[1]}"]
+    whole = [o for o in options if not o.startswith(("shard=", "shards="))]
+    return ["python", "-m", "experiments.evaluate", os.path.relpath(folder), *whole]
 
 
 def cell_parts(command: str, overrides: list[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What of a run is done, told by status.json, locks, checkpoints and the rows of its score tables; never by a scheduler or a clock."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def lines_of(folder: Path, asked: set[str], options: Options | None = None, swee
         found = [line for line in found if line.part != "chain"]  # its parts say it
     if broken and not (sweep and sweep.state == "done"):
         found.append(Line(folder, "status.json", "failed", 0, 0, 0, broken))
-    return sorted([*found, *([sweep] if sweep else [])], key=lambda line: ORDER.index(line.part) if line.part in ORDER else len(ORDER))
+    found = sorted([*found, *([sweep] if sweep else [])], key=lambda line: ORDER.index(line.part) if line.part in ORDER else len(ORDER))
+    return [*found, *evaluation_lines(folder)]
 
 
 def read_config(folder: Path) -> Config:
@@ -118,28 +120,56 @@ def state_of(folder: Path, part: str, entry: dict[str, Any] | None) -> tuple[str
 def sweep_line(
     folder: Path, entries: dict[str, Any], asked: set[str], options: Options | None, sweeps: Sequence[Options] = ()
 ) -> Line | None:
-    """The sweep, whole or in shards. Rows decide: where all are there, and each once, an older failure is history."""
-    parts = sorted({part for part in {*entries, *asked} if part == "sweep" or part.startswith("sweep-")})
-    if not parts and not any(folder.glob("scores/step-*/*.parquet")):
+    """The sweep, whole or in shards."""
+    if not shares({*entries, *asked}, "sweep") and not any(folder.glob("scores/step-*/*.parquet")):
         return None
-    attempts = sum(entries.get(part, {}).get("attempt", 0) for part in parts)
+
+    def want() -> int:
+        return max([wanted_rows(folder, options), *(asked_rows(its, len(select(its[1], its[0].model))) for its in sweeps)])
+
+    return tables_line(Line(folder, "sweep", "missing", 0, 0, 0), folder, entries, shares({*entries, *asked}, "sweep"), want)
+
+
+def evaluation_lines(folder: Path) -> list[Line]:
+    """Every task that the run was evaluated on, and its teacher, whose tables lie in a folder inside that of the task."""
+    lines = []
+    for path in sorted(folder.glob("evaluation/**/status.json")):
+        line, below = Line(folder, str(path.parent.relative_to(folder)), "missing", 0, 0, 0), path.parent
+        try:
+            entries = read_status(below)
+        except ValueError as error:
+            lines.append(replace(line, state="failed", note=str(error)))
+        else:
+            lines.append(tables_line(line, below, entries, shares(entries, "evaluate"), partial(wanted_rows, below, None)))
+    return lines
+
+
+def shares(parts: Iterable[str], whole: str) -> list[str]:
+    """Those that are a part as a whole or a shard of it."""
+    return sorted({part for part in parts if part == whole or part.startswith(f"{whole}-")})
+
+
+def tables_line(line: Line, tables: Path, entries: dict[str, Any], parts: list[str], want: Callable[[], int]) -> Line:
+    """``line`` with what is known of the score tables in a folder, which ``parts`` fill. Rows decide: where all are there, and each once,
+    an older failure is history."""
+    line = replace(line, attempts=sum(entries.get(part, {}).get("attempt", 0) for part in parts))
     try:
-        have, doubled = rows(folder)
-        want = max([wanted_rows(folder, options), *(asked_rows(its, len(select(its[1], its[0].model))) for its in sweeps)])
+        have, doubled = rows(tables)
+        line = replace(line, have=have, want=want())
     except ValueError as error:
-        return Line(folder, "sweep", "failed", 0, 0, attempts, str(error))
+        return replace(line, state="failed", note=str(error))
     if doubled:
         note = f"{doubled} rows are there twice: delete one of the parts that hold them, or scores/ and sweep again"
-        return Line(folder, "sweep", "failed", have, want, attempts, note)
-    if 0 < want <= have:
-        return Line(folder, "sweep", "done", have, want, attempts)
-    states = {part: state_of(folder, part, entries.get(part)) for part in parts}
+        return replace(line, state="failed", note=note)
+    if 0 < line.want <= have:
+        return replace(line, state="done")
+    states = {part: state_of(tables, part, entries.get(part)) for part in parts}
     for state in ("failed", "stopped", "running"):
         if those := [part for part in parts if states[part][0] == state]:
             also = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
             note = states[those[0]][1]
-            return Line(folder, "sweep", state, have, want, attempts, f"{those[0]}{also}: {note}" if note and len(parts) > 1 else note)
-    return Line(folder, "sweep", "incomplete" if have else "missing", have, want, attempts)
+            return replace(line, state=state, note=f"{those[0]}{also}: {note}" if note and len(parts) > 1 else note)
+    return replace(line, state="incomplete" if have else "missing")
 
 
 def rows(folder: Path) -> tuple[int, int]:

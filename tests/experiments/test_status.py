@@ -104,6 +104,27 @@ def test_all_rows_there_is_done_whatever_a_shard_said_before(run, results, capsy
     assert parts == {"distill": ("done", "3/3", ""), "sweep": ("done", "192/192", "")}
 
 
+def test_evaluations_are_listed_and_finished_by_what_was_typed(run, results, capsys):
+    score_all(run)
+    tables = run / "evaluation/retrieval"
+    write_json(tables / "wanted.json", {"steps": [8], "items": ITEMS})
+    pd.DataFrame({"placement": PLACEMENTS, "source": "x", "cost": 1.0}).to_parquet(tables / "placements.parquet")
+    said = ["python", "-m", "experiments.evaluate", "elsewhere/run", "tasks=retrieval", "items=4", "shard=1", "shards=2"]
+    with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.runs.records.command", lambda: shlex.join(said))
+        with status(tables, "evaluate-1of2"):
+            raise Stopped(15)
+    score(tables, 8, items=ITEMS[:2])
+    code, parts = ask(capsys, results)
+    assert code == 1 and parts["evaluation/retrieval"][:2] == ("stopped", "32/64")
+    assert command.main([str(results), "--rerun"]) == 1
+    again = shlex.join([*said[:3], f"results/tiny/{run.name}", *said[4:6]])
+    assert capsys.readouterr().out.splitlines() == [again]
+    score(tables, 8, items=ITEMS[2:], name="part-1")
+    code, parts = ask(capsys, results)
+    assert code == 0 and parts["evaluation/retrieval"] == ("done", "64/64", "")
+
+
 def test_rows_are_enough_where_checkpoints_were_not_kept(run, results, capsys):
     score_all(run)
     for path in run.glob("checkpoints/*/meta.json"):
