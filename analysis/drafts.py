@@ -37,7 +37,7 @@ FOLDER = "acceptance"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = arguments("drafts", __doc__.splitlines()[0], "where drafts.csv goes (default: RUN/tables)", runs="+")
+    parser = arguments("drafts", __doc__.splitlines()[0], "where drafts.csv goes (default: RUN/tables)", runs="+", endpoints=False)
     parser.add_argument("--k", type=int, nargs="+", default=list(KS), help="drafts of a round")
     parser.add_argument("--budgets", type=float, nargs="+", help="largest cost of a draft, in FA-layer equivalents")
     options = parser.parse_args(argv)

@@ -9,13 +9,15 @@ from analysis.input.formats import FORMATS
 from analysis.stability.endpoints import ENDPOINTS
 
 
-def arguments(name: str, what: str, out: str, runs: str = "*") -> argparse.ArgumentParser:
-    """A parser with RUN ..., --endpoints, --costs and --out; ``out`` says what goes there, ``runs`` is argparse's nargs of RUN."""
+def arguments(name: str, what: str, out: str, runs: str = "*", endpoints: bool = True) -> argparse.ArgumentParser:
+    """A parser with RUN ..., --costs, --out and, with ``endpoints``, --endpoints; ``out`` says what goes there, ``runs`` is argparse's
+    nargs of RUN."""
     parser = argparse.ArgumentParser(prog=f"python -m analysis.{name}", description=what)
     default = "; default: every run directory under results/ that has scores" if runs == "*" else ""
     scored = f"run directory, or a file of scores ({', '.join(FORMATS)}){default}"
     parser.add_argument("runs", nargs=runs, type=Path, metavar="RUN", help=scored)
-    parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
+    if endpoints:
+        parser.add_argument("--endpoints", type=Path, default=ENDPOINTS, help="the declared endpoints (default: conf/stability.yaml)")
     costs = ("published, measured:FILE[@CONTEXT], roofline:DEVICE@CONTEXT, or a table with the columns mixer, cost or placement, cost "
              "(default: what lies beside the scores, else published)")  # fmt: skip
     parser.add_argument("--costs", "--cost", dest="costs", metavar="COSTS", help=costs)
