@@ -47,7 +47,7 @@ def mix(
     at = np.array([q.first, k.first, v.first])
     sizes = np.array([key_heads, key_dim, H, V, forward_scratch(key_dim, V)[0]])
     # not x.numpy(): that forbids a parameter's memory to be freed, which sharded training (FSDP) does
-    arrays = [np.from_dlpack(x.detach()) for x in (*parts, out)]
+    arrays = [*(np.from_dlpack(x.detach()) for x in parts), out.numpy()]
     options = np.array([key_dim**-0.5, *eps], dtype=np.float32)
     in_threads(lambda first, last: _mix(*arrays, at, sizes, options, silu_gate, first, last), B, out.numel())
     return out

@@ -114,3 +114,11 @@ def test_threads_change_no_bit(letter, monkeypatch):
     monkeypatch.setattr(numba_delta, "SMALL", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(both(mixer, x)[1], one)
+
+
+@pytest.mark.parametrize("letter", "KG")
+def test_memory_of_parameters_can_be_freed_afterwards(letter):
+    """As sharded training (FSDP) does, which Tensor.numpy() forbids."""
+    mixer = mixer_of(letter, WIDE)
+    both(mixer, torch.zeros(2, 5, WIDE.hidden))
+    assert all(p.untyped_storage().resizable() for p in mixer.parameters())
