@@ -33,11 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path) -> None:
     """The report of all cells. ValueError where there is none."""
     endpoints = load_endpoints(declared)
-    left_out: list[str] = []
-    if runs:
-        cells = load_cells([run.resolve() for run in runs], costs)
-    else:
-        cells = load_cells([run.resolve() for run in find_runs(Path("results"))], costs, left_out)
+    cells, left_out = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs, strict=bool(runs))
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" * bool(left_out))
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")

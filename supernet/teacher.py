@@ -167,8 +167,9 @@ def hugging_face_model(path: str, gguf_file: str, dtype: torch.dtype, longest: i
     return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype).eval()
 
 
-def save_teacher(model: Supernet, folder: Path, source: str, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write an all-FA Supernet (mixers "F") to ``folder``: beside its name, then renamed into place. ``source`` says where it came from."""
+def save_teacher(model: Supernet, folder: Path, source: str, shard_bytes: int = SHARD_BYTES, **known: object) -> None:
+    """Write an all-FA Supernet (mixers "F") to ``folder``: beside its name, then renamed into place. ``source`` says where it came from,
+    ``known`` what else source.json is to tell of it."""
     assert model.config.mixers == "F", model.config.mixers
     tensors = model.state_dict()
     if model.config.tied:
@@ -176,7 +177,7 @@ def save_teacher(model: Supernet, folder: Path, source: str, shard_bytes: int = 
     with new_folder(Path(folder)) as new:
         write_tensors(new, tensors.items(), shard_bytes)
         (new / "config.json").write_text(json.dumps(native_raw(model.config), indent=2) + "\n")
-        (new / "source.json").write_text(json.dumps({"source": source, "sha256": file_digest(new)}, indent=2) + "\n")
+        (new / "source.json").write_text(json.dumps({"source": source, "sha256": file_digest(new), **known}, indent=2) + "\n")
 
 
 def load_teacher(folder: Path, dtype: torch.dtype = torch.float32) -> Supernet:

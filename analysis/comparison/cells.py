@@ -14,7 +14,7 @@ from scipy import optimize, stats
 
 from analysis.bands import inside
 from analysis.cost import full_cost
-from analysis.input.runs import options, training_steps
+from analysis.input.runs import manifest, options, training_steps
 from analysis.stability.endpoints import Endpoints
 from analysis.statistics.intervals import quantile
 from analysis.statistics.linear import linear
@@ -36,6 +36,9 @@ REFERENCE = (5, 64)
 IN_A_BAND = 100
 """Placements of a band that enter, so that the best of a band is the best of as many in every cell."""
 
+RECALL_LOST = 1.0
+"""Nats: a teacher with a larger loss on the values of recall is excluded (docs/study.md), as its manifest tells it."""
+
 HALVES = 64
 """Random halves of the items over which regret is averaged."""
 
@@ -55,13 +58,13 @@ class Cell(NamedTuple):
         return f"l{self.layers}-h{self.width}"
 
 
-def load_cells(paths: Sequence[Path], costs: str | Path | None = None, left_out: list[str] | None = None) -> list[Cell]:
-    """The runs among ``paths`` that are cells: a constant rate, tokens per trained parameter, no cooled copy; by cell and teacher.
+def load_cells(paths: Sequence[Path], costs: str | Path | None = None, strict: bool = True) -> tuple[list[Cell], list[str]]:
+    """The runs among ``paths`` that are cells (a constant rate, tokens per trained parameter, no cooled copy) by cell and teacher; and a
+    line for each that is left out: its teacher is excluded, or it is not swept to the end of its training.
 
-    ``costs`` as in ``load_scores``. A cell that is not swept to the end of its training is told in ``left_out``; without that list it is
-    a ValueError, as is a path that is no folder.
+    ``costs`` as in ``load_scores``. ValueError where a path is no folder, and with ``strict`` where a cell is not whole.
     """
-    cells = []
+    cells, left_out = [], []
     for path in paths:
         if not path.is_dir():
             raise ValueError(f"no run at {path}: give run directories results/<scale>/<run-id>")
@@ -69,18 +72,22 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, left_out:
         distill = its.get("distill", {})
         if not distill.get("tokens_per_parameter") or distill.get("schedule") != "constant" or its.get("stage") == "cooled":
             continue
+        lost = manifest(path).get("teacher", {}).get("loss", {}).get("recall", 0.0)
+        if lost > RECALL_LOST:
+            left_out.append(f"{path}, excluded: its teacher's loss on the values of recall is {lost:.2f} nats, above {RECALL_LOST:g}")
+            continue
         try:
             scores = load_scores(path, costs)
             if (last := scores.steps[-1]) < (steps := training_steps(path)):  # swept while training goes on
                 raise ValueError(f"the scores of {path} end at step {last} of {steps}: run its chain again, it goes on")
         except ValueError as error:
-            if left_out is None:
+            if strict:
                 raise
             left_out.append(str(error))
             continue
         model = its["model"]
         cells.append(Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], scores))
-    return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher))
+    return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher)), left_out
 
 
 def members_of(scores: Scores, endpoints: Endpoints) -> list[tuple[float, np.ndarray]]:

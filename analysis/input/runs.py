@@ -62,11 +62,7 @@ def _beside(path: Path) -> Path:
 
 def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
     """One row: what a run is made of. ``trained_parameters`` comes from the run directory's manifest.json, NaN where it says nothing."""
-    manifest = Path(run) / "manifest.json"
-    try:
-        known = json.loads(manifest.read_text()) if manifest.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{manifest} is not valid JSON ({error}): delete it, or run the command that wrote it again") from None
+    known = manifest(run)
     return pd.DataFrame([{
         "scale": scores.scale, "run": scores.run, "seed": scores.seed, "layers": len(scores.placements[0]),
         "checkpoints": len(scores.steps), "n_placements": len(scores.placements), "n_items": len(scores.items), "steps": scores.steps[-1],
@@ -74,10 +70,18 @@ def describe(scores: Scores, run: str | Path) -> pd.DataFrame:
     }])  # fmt: skip
 
 
+def manifest(run: str | Path) -> dict[str, Any]:
+    """What manifest.json of a run directory says, {} where there is none. ValueError, one line, where it is not JSON."""
+    path = Path(run) / "manifest.json"
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): delete it, or run the command that wrote it again") from None
+
+
 def noted(run: str | Path, last: int) -> list[str]:
     """The warnings that a run directory's manifest.json holds, and one where its scores end, at step ``last``, before its training does."""
-    manifest = Path(run) / "manifest.json"
-    known = list(json.loads(manifest.read_text()).get("warnings", [])) if manifest.is_file() else []
+    known = list(manifest(run).get("warnings", []))
     if last < (steps := training_steps(run)):
         known.append(f"The scores end at step {last}, the training at {steps}. So T, and every share of the training, is of step {last}. "
                      "Run the chain again, it goes on.")  # fmt: skip

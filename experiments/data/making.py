@@ -7,7 +7,7 @@ import torch
 
 from experiments.config import DataConfig, TeacherConfig
 from experiments.data.items import read_items, write_items
-from experiments.data.synthetic import sample_traces, train_teacher, training_items
+from experiments.data.synthetic import known_losses, sample_traces, train_teacher, training_items, unlearned
 from experiments.machine import pick_device
 from experiments.run import SHIPPED, Run
 from experiments.runs.kept import restore
@@ -31,7 +31,8 @@ def make_missing(run: Run, device: str, shipped: Path = SHIPPED) -> None:
             with new_folder(folder) as new:
                 shutil.copytree(along, new, dirs_exist_ok=True)
         else:
-            save_teacher(make_teacher(run.model, run.teacher, run.data), folder, source=describe(run.teacher))
+            teacher = make_teacher(run.model, run.teacher, run.data)
+            save_teacher(teacher, folder, describe(run.teacher), **learned(teacher, run))
     if run.needs_teacher and run.teacher.source != "trained" and run.data.kind != "synthetic":
         from experiments.data.tokens import keep_tokenizer  # needs the llm extra
 
@@ -41,6 +42,15 @@ def make_missing(run: Run, device: str, shipped: Path = SHIPPED) -> None:
         if not path.exists():
             along = shipped / path.relative_to(run.cache)
             write_items(read_items(along) if along.exists() else make_items(run, device, name), path)
+
+
+def learned(teacher: Supernet, run: Run) -> dict[str, object]:
+    """What source.json tells of a teacher that was trained here: its loss on what can be known, by task; warns where it learned nothing."""
+    if run.teacher.source != "trained":
+        return {}
+    losses = known_losses(teacher, run.data.length, stream(run.teacher.seed, "what the teacher knows"))
+    print("".join(f"warning: {line}\n" for line in unlearned(losses)), end="", flush=True)
+    return {"loss": losses}
 
 
 def describe(teacher: TeacherConfig) -> str:

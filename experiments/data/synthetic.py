@@ -59,11 +59,47 @@ def state(length: int, rng: np.random.Generator) -> list[int]:
 
 TASKS = {"recall": recall, "local": local, "state": state}
 
+UNLEARNED = 1.0
+"""Nats: a teacher whose loss on what can be known is above it has not learned a task, so that no mixer can lose it (docs/study.md)."""
+
+PROBES = 192
+"""Sequences on which that loss is taken."""
+
 
 def sequences(count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """(tokens [count, length], task of each): the tasks in turn."""
     tasks = [list(TASKS)[i % len(TASKS)] for i in range(count)]
     return np.array([TASKS[task](length, rng) for task in tasks]), tasks
+
+
+def known(task: str, tokens: list[int]) -> list[int]:
+    """The places whose token follows from those before it: a value in recall whose key has come before, a digit that is read in state, a
+    symbol of the motif that did not change in local."""
+    if task == "local":
+        period = min(range(3, 9), key=lambda p: (np.mean(np.array(tokens[1 + p :]) != tokens[1:-p]), p))
+        return [t for t in range(1 + 2 * period, len(tokens)) if tokens[t] == tokens[t - period] == tokens[t - 2 * period]]
+    if task == "recall":
+        return [t for t in range(2, len(tokens), 2) if tokens[t - 1] in tokens[1 : t - 1 : 2]]
+    return [t for t in range(2, len(tokens), 2) if tokens[t - 1] in READ]
+
+
+@torch.no_grad()
+def known_losses(net: Supernet, length: int, rng: np.random.Generator) -> dict[str, float]:
+    """By task, the loss of an all-FA model in nats on the tokens that can be known in the second half of fresh sequences."""
+    tokens, tasks = sequences(PROBES, length, rng)
+    logits = net(torch.from_numpy(tokens[:, :-1]), "F" * net.config.layers)
+    loss = F.cross_entropy(logits.transpose(1, 2), torch.from_numpy(tokens[:, 1:]), reduction="none").numpy()
+    found: dict[str, list[float]] = {}
+    for row, task, its in zip(tokens.tolist(), tasks, loss, strict=True):
+        found.setdefault(task, []).extend(its[t - 1] for t in known(task, row) if t >= length // 2)
+    return {task: round(float(np.mean(values)), 6) for task, values in found.items() if values}
+
+
+def unlearned(losses: dict[str, float]) -> list[str]:
+    """What to warn of where a teacher has not learned a task: a sentence, or none."""
+    those = ", ".join(f"{task} ({loss:.2f} nats)" for task, loss in losses.items() if loss > UNLEARNED)
+    return [f"The teacher has not learned {those}: no placement can lose there what it never had. Try another teacher.lr, or more "
+            "teacher.steps."] if those else []  # fmt: skip
 
 
 def train_teacher(model: SupernetConfig, teacher: TeacherConfig, data: DataConfig) -> Supernet:

@@ -1,9 +1,8 @@
 """Tiny's own synthetic tasks as questions: a true sequence up to where its next token can be known, and that token."""
 
-import numpy as np
 import torch
 
-from experiments.data.synthetic import DIGITS, READ, SYMBOLS, TASKS, VALUES
+from experiments.data.synthetic import DIGITS, SYMBOLS, TASKS, VALUES, known
 from experiments.evaluation.questions import Question
 from experiments.runs.streams import stream
 
@@ -31,13 +30,5 @@ def questions(length: int, items: int, seed: int) -> list[Question]:
 
 
 def place(task: str, tokens: list[int]) -> int | None:
-    """The last place whose token follows from those before it: a value in recall whose key has come before, a digit that is read in
-    state, a symbol of the motif that did not change in local. None where there is none."""
-    if task == "local":
-        period = min(range(3, 9), key=lambda p: (np.mean(np.array(tokens[1 + p :]) != tokens[1:-p]), p))
-        known = [t for t in range(1 + 2 * period, len(tokens)) if tokens[t] == tokens[t - period] == tokens[t - 2 * period]]
-    elif task == "recall":
-        known = [t for t in range(2, len(tokens), 2) if tokens[t - 1] in tokens[1 : t - 1 : 2]]
-    else:
-        known = [t for t in range(2, len(tokens), 2) if tokens[t - 1] in READ]
-    return known[-1] if known else None
+    """The last place whose token follows from those before it; None where there is none."""
+    return max(known(task, tokens), default=None)

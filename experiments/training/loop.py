@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from experiments.config import DistillConfig, SftConfig
 from experiments.data.items import batch_of_step, collate, read_items, sha256
+from experiments.data.synthetic import unlearned
 from experiments.data.tokens import copy_tokenizer
 from experiments.run import Run
 from experiments.runs.kept import check_origins, keep
@@ -157,7 +158,7 @@ def recorded(run: Run, **fields: object) -> Iterator[None]:
             delta_rule=choose(),
             **fields,
         )
-        warned = never_reached(run.training)
+        warned = [*never_reached(run.training), *unlearned(read_json(run.teacher_dir / "source.json").get("loss", {}))]
         print("".join(f"warning: {line}\n" for line in warned), end="", flush=True)
         if warned:
             known["warnings"] = warned

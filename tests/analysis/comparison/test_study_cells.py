@@ -140,6 +140,10 @@ def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, mo
     for said in (capsys.readouterr().out, (tmp_path / "results/scales/scales.md").read_text()):
         assert "local-s1-4 lacks 1 of 7 steps altogether, step 200 first" in said and "local-s0-4 end at step 100 of 200" in said
     assert "l4-h32: " not in (tmp_path / "results/scales/scales.md").read_text()
+    config.write_text(yaml.safe_dump(half | {"distill": half["distill"] | {"steps": 100}}))
+    (config.parent / "manifest.json").write_text(json.dumps({"teacher": {"loss": {"recall": 1.98}}}))
+    assert scales.main(["--endpoints", str(declared)]) == 0
+    assert "local-s0-4, excluded: its teacher's loss on the values of recall is 1.98 nats, above 1\n" in capsys.readouterr().out
     missing = (["results/l4-h32/local-s1-4"], "lacks 1 of 7 steps"), ([str(tmp_path / "nothing")], "no run at")
     for typed, said in (*missing, ([*runs[:2], "--costs", "none.csv"], "none.csv")):
         assert scales.main([*typed, "--out", str(tmp_path)]) == 1

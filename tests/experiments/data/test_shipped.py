@@ -1,5 +1,6 @@
 """The teacher and the items that come with the suite, and the command that made them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from experiments.config import check
 from experiments.data import making
 from experiments.data.items import read_items
 from experiments.data.making import make_missing
-from experiments.data.synthetic import sequences
+from experiments.data.synthetic import known_losses, sequences, unlearned
 from experiments.run import SHIPPED, Run
 from experiments.runs.entry import CONF
 from experiments.runs.streams import stream
@@ -51,6 +52,18 @@ def test_the_shipped_teacher_gives_the_traces_that_are_shipped():
     assert -1.4 < float(logp[:, config.data.prompt :].mean()) < -0.9  # a teacher that has learned: an untrained one is at -4.2
     prompts = sequences(len(items), config.data.prompt, stream(config.data.seed, "items"))[0]
     assert torch.equal(tokens[:, : config.data.prompt], torch.from_numpy(prompts))
+
+
+def test_what_a_teacher_knows_is_told_beside_it():
+    folder = next(SHIPPED.glob("teachers/tiny-*"))
+    teacher = load_teacher(folder)
+    its = known_losses(teacher, 64, stream(0, "what the teacher knows"))
+    assert json.loads((folder / "source.json").read_text())["loss"] == pytest.approx(its, abs=1e-3) and unlearned(its) == []
+    torch.manual_seed(0)
+    for p in teacher.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    (line,) = unlearned(known_losses(teacher, 64, stream(0, "what the teacher knows")))
+    assert line.startswith("The teacher has not learned recall (") and all(task in line for task in ("local (", "state ("))
 
 
 def test_the_maker_makes_what_teaching_then_takes(small, tmp_path):
