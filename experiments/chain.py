@@ -112,7 +112,8 @@ def train(overrides: Sequence[str], run: Run, sweep: Sweep, lock: IO[str]) -> No
             pass_on(stopped, each)
         raise
     if beside and beside.poll() is None:
-        beside.terminate()  # it stops between two parts; the sweep that follows has all cores for the rest
+        print("training is over: the sweep beside it stops between two parts, and goes on with all cores", flush=True)
+        beside.terminate()
         beside.wait()
     end("distill", process)
 
