@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.input.runs import family, find_runs, load
+from analysis.input.runs import Run, family, find_runs, load, recipe
 from analysis.output.command import arguments, ends
 from analysis.output.comparison_report import report_comparison
 from analysis.output.run_report import report
@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ends(lambda: write_all(options.runs, options.endpoints, options.costs, options.out))
 
 
-def write_all(paths: Sequence[Path], declared: Path, costs: str | Path | None, out: Path | None) -> None:
+def write_all(named: Sequence[Path], declared: Path, costs: str | Path | None, out: Path | None) -> None:
     """A report for every run, and one that compares those that may be compared."""
     endpoints = load_endpoints(declared)
-    paths = list(dict.fromkeys(path.resolve() for path in paths or find_runs(Path("results"))))
+    paths = list(dict.fromkeys(path.resolve() for path in named or find_runs(Path("results"))))
     # all of them are read before anything is written
     runs = [run for path in paths for run in load(path, costs, out if len(paths) == 1 else None)]
     names = [run.scores.run for run in runs]
@@ -40,14 +40,28 @@ def write_all(paths: Sequence[Path], declared: Path, costs: str | Path | None, o
             sep="\n  ",
         )
     several = [n for n, run in enumerate(runs) if len(run.scores.steps) > 1]
-    # differences in score and in nats are no replicates of each other, and have a comparison each
-    families = {n: family(runs[n].path) + "-score" * runs[n].scores.scored for n in several}
-    for kind in sorted(set(families.values())):  # runs of different samplers are no replicates: see analysis.strategies
-        members = [n for n in several if families[n] == kind]
+    groups = comparable([runs[n] for n in several], found=not named)
+    for kind in sorted(set(groups)):
+        members = [n for n, group in zip(several, groups, strict=True) if group == kind]
         if len(members) > 1:
             folder = (out or Path("results") / "comparison") / ("comparison" if out and len(paths) == 1 else "") / kind
             report_comparison([runs[n].path for n in members], [(runs[n].scores, tables[n]) for n in members], endpoints, folder)
             print(folder / "report.md")
+
+
+def comparable(runs: Sequence[Run], found: bool) -> list[str]:
+    """The comparison that each run belongs to, which is the name of its folder.
+
+    Samplers are compared by analysis.strategies, and differences in score and in nats are not alike. Runs that were ``found``, not named,
+    are compared with replicates alone: of the same scale and recipe, which has a digest in its name where the scale has several.
+    """
+    kinds = [family(run.path) + "-score" * run.scores.scored for run in runs]
+    if not found:
+        return kinds
+    known = [recipe(run.path).same for run in runs]
+    names = [f"{run.scores.scale}-{kind}" if same else kind for run, kind, same in zip(runs, kinds, known, strict=True)]
+    recipes = {name: {same for other, same in zip(names, known, strict=True) if other == name} for name in names}
+    return [f"{name}-{same[:6]}" if len(recipes[name]) > 1 else name for name, same in zip(names, known, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Run directories: where they are, what they say of themselves, which may be compared as replicates, and their scores on common axes."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -115,6 +116,28 @@ def family(run: str | Path) -> str:
     if config.get("supernet"):
         return "supernet"
     return config["distill"]["sampler"] + ("-sft" if config.get("stage") == "sft" else "")
+
+
+class Recipe(NamedTuple):
+    """What two trainings must share to be replicates, as digests; both '' where a run has no config.yaml, so that its origin is unknown."""
+
+    same: str  # all that determines a training but seeds and teacher: shapes, data, distillation, second stage
+    teacher: str  # the teacher, and the seed of the data, whose items it makes
+
+
+def recipe(run: str | Path) -> Recipe:
+    """The recipe of a run. Runs of one recipe and teacher differ by the seed of the training; those of one recipe by the teacher, too."""
+    its = options(run)
+    if not its:
+        return Recipe("", "")
+    data, stage = dict(its.get("data") or {}), its.get("stage") or "distill"
+    seed = data.pop("seed", None)
+    parts = [its.get("supernet"), stage, its.get("model"), data, its["distill"], its.get("sft") if stage == "sft" else None]
+    return Recipe(_digest(parts), _digest([its.get("teacher"), seed]))
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def side_by_side(stability: pd.DataFrame, runs: pd.DataFrame, full: Mapping[str, float] | None = None) -> pd.DataFrame:

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from analysis.bands import Band, bands_in, rows_of
-from analysis.output.run_figures import course
-from analysis.output.style import BAND_COLOURS, MARKERS, legend_below, symlog
+from analysis.output.run_figures import NONE_FINAL, course, resolution_axis
+from analysis.output.style import BAND_COLOURS, GREY, MARKERS, legend_below, symlog
 
 
 def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[str], axis: str = "share_of_training") -> None:
@@ -34,6 +34,29 @@ def scales(ax: Axes, comparison: pd.DataFrame, threshold: float, labels: list[st
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
         ax.set_xlabel("training tokens per trained parameter")
     legend_below(ax, None, columns=1 if max(map(len, labels)) > 24 else 2)
+
+
+def references(ax: Axes, comparison: pd.DataFrame, reruns: pd.DataFrame, settled: float, unit: str = "nats/token") -> None:
+    """Resolution over training of replicates in one band (rows of comparison.csv with ``teacher``, a number): a line per run, a colour per
+    teacher. Across: what the end of another seed, and of another teacher, reaches (rows of reruns.csv; mean over pairs and mean interval).
+    """
+    for _, rows in comparison.groupby("run", sort=False):
+        rows = rows.sort_values("tokens")
+        number = int(rows["teacher"].iloc[0])
+        value = np.clip(rows["resolution"].to_numpy(float), 0, NONE_FINAL)
+        line = {"color": BAND_COLOURS[number % len(BAND_COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 2.5}
+        ax.plot(rows["share_of_training"].iloc[:-1], value[:-1], label=f"teacher {number + 1}", **line)
+        ax.plot(rows["share_of_training"].iloc[-1:], value[-1:], **line | {"markerfacecolor": "white"})
+    for name, style in (("seed", ":"), ("teacher", "-.")):
+        rows = reruns[reruns["varies"] == name]
+        if len(rows):
+            mean, low, high = (np.clip(rows[f"resolution{end}"], 0, NONE_FINAL).mean() for end in ("", "_lo", "_hi"))
+            ax.axhspan(low, high, color=GREY, alpha=0.12, linewidth=0)
+            ax.axhline(mean, color=GREY, linestyle=style, label=f"another {name}")
+    resolution_axis(ax, settled, unit)
+    symlog(ax, comparison["share_of_training"])
+    ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g}%")
+    ax.set_xlabel("share of training tokens seen")
 
 
 def strategy_differences(ax: Axes, quality: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.bands import bands_in, rows_of
 from analysis.comparison.transfer import SIMILAR_COST, TOLERANCE, transfer
 from analysis.cost import full_cost
-from analysis.input.runs import describe, side_by_side
+from analysis.input.runs import Recipe, describe, recipe, side_by_side
 from analysis.output import comparison_figures, style
 from analysis.output.words import verdict
 from analysis.output.write import bullets, markdown, write_csv, write_text
@@ -23,8 +23,9 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     described = pd.concat([describe(scores, run) for run, (scores, _) in zip(runs, results, strict=True)], ignore_index=True)
     full = {scores.run: full_cost(scores.placements, scores.cost) for scores, _ in results}
     stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described, full)
-    reruns = rerun_agreement([scores for scores, _ in results], endpoints)
-    known = reruns if len(reruns) else None
+    recipes = [recipe(run) for run in runs]
+    reruns = rerun_agreement([scores for scores, _ in results], endpoints, recipes)
+    known = reruns[reruns["varies"] == "seed"] if len(reruns) else None
     times = pd.concat([time_to_stability(tables["stability"], endpoints, known) for _, tables in results], ignore_index=True)
 
     def verdict_of(scores: Scores, tables: dict[str, pd.DataFrame]) -> str:
@@ -35,12 +36,15 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True
     )
     tables = {"runs": described, "comparison": stability, "time_to_stability": times, "transfer": transfers}
-    seeds, notes = seeds_of_scales(described, [scores for scores, _ in results], endpoints)
+    seeds, notes = seeds_of_scales(described, [scores for scores, _ in results], endpoints, recipes)
     if seeds is not None:
         tables["seeds"] = seeds
+    if len(reruns):
+        tables["reruns"] = reruns
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
-    captions = draw_comparison(stability, endpoints, out / "figures")
+    captions = draw_references(stability, reruns, recipes, [scores for scores, _ in results], endpoints, out / "figures")
+    captions |= draw_comparison(stability, endpoints, out / "figures")
     last = transfers.groupby(["source", "target"], sort=False).tail(1)  # the final ranking of the source
     text = [
         "# Runs side by side",
@@ -56,7 +60,8 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         markdown(times),
         "## Transfer of final rankings",
         markdown(last),
-        *([] if seeds is None else ["## Training seeds: mean of τ/ceiling, Kendall's W of the seeds", markdown(seeds)]),
+        *([] if seeds is None else ["## Training seeds and teachers: means over runs, Kendall's W of the runs", markdown(seeds)]),
+        *(["## What another seed or teacher reaches at its end", markdown(reached(reruns))] if len(reruns) else []),
         *([bullets(notes)] if notes else []),
         "## Figures",
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
@@ -64,18 +69,64 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     write_text("\n\n".join(text) + "\n", out / "report.md")
 
 
-def seeds_of_scales(described: pd.DataFrame, runs: list[Scores], endpoints: Endpoints) -> tuple[pd.DataFrame | None, list[str]]:
-    """``stability.seeds_table`` of every scale with several training seeds, and a line on each that cannot be summarised."""
+def seeds_of_scales(
+    described: pd.DataFrame, runs: list[Scores], endpoints: Endpoints, recipes: list[Recipe] | None = None
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """``stability.seeds_table`` of the runs of every scale, recipe and teacher that has several training seeds, and of all teachers of a
+    recipe together; and a line on each that cannot be summarised. Column ``runs`` says which they are."""
     frames, notes = [], []
-    for scale, rows in described.groupby("scale", sort=False):
-        if rows["seed"].nunique() < len(rows) or len(rows) < 2:
-            continue
-        try:
-            table = seeds_table([runs[i] for i in rows.index], endpoints)
-            frames.append(table.assign(scale=scale)[["scale", *table.columns]])
-        except ValueError as error:
-            notes.append(f"No summary over the seeds of {scale}: {error}")
+    known = recipes or [Recipe("", "")] * len(runs)
+    keys = described.assign(recipe=[r.same for r in known], teacher=[r.teacher for r in known], place=range(len(runs)))
+    for (scale, _), rows in keys.groupby(["scale", "recipe"], sort=False):
+        groups = [of_one for _, of_one in rows.groupby("teacher", sort=False)]
+        for group in [*groups, *([rows] if len(groups) > 1 else [])]:
+            if len(group) < 2 or group.duplicated(["teacher", "seed"]).any():
+                continue
+            try:
+                table = seeds_table([runs[n] for n in group["place"]], endpoints, list(group["teacher"]))
+            except ValueError as error:
+                notes.append(f"No summary over the seeds of {scale}: {error}")
+            else:
+                frames.append(table.assign(scale=scale, runs=", ".join(group["run"]))[["scale", *table.columns, "runs"]])
     return (pd.concat(frames, ignore_index=True) if frames else None), notes
+
+
+def reached(reruns: pd.DataFrame) -> pd.DataFrame:
+    """Means over pairs of runs of what the end of another seed or teacher reaches, per scale and band."""
+    columns = ["order", "resolution", "regret_share", "linear", "ratio"]
+    pairs = reruns.groupby(["band_lo", "band_hi", "varies"], sort=False)
+    return pairs[columns].mean().assign(pairs=pairs.size()).reset_index()
+
+
+def draw_references(
+    stability: pd.DataFrame, reruns: pd.DataFrame, recipes: list[Recipe], runs: list[Scores], endpoints: Endpoints, folder: Path
+) -> dict[str, str]:
+    """One figure for every scale and recipe that has replicates: their resolution over training, beside what a replicate's end reaches."""
+    captions = {}
+    for n, (scale, same) in enumerate(dict.fromkeys((run.scale, of.same) for run, of in zip(runs, recipes, strict=True))):
+        those = [(run, of.teacher) for run, of in zip(runs, recipes, strict=True) if (run.scale, of.same) == (scale, same)]
+        teachers = list(dict.fromkeys(teacher for _, teacher in those))
+        number = {run.run: teachers.index(teacher) for run, teacher in those}
+        rows = stability[stability["run"].isin(number)]
+        own = reruns[reruns["run"].isin(number)] if len(reruns) else reruns
+        bands = [band for band in bands_in(rows) if not band.whole and rows_of(band, rows)["resolution"].notna().any()]
+        if not len(own) or not bands:
+            continue
+        name = f"references_{scale}" + (f"_{n}" if f"references_{scale}" in captions else "")
+        with style.figure(len(bands), height=2.0, sharex=True) as (fig, axes):
+            for ax, band in zip(axes, bands, strict=True):
+                of_band = rows_of(band, rows)
+                comparison_figures.references(
+                    ax, of_band.assign(teacher=of_band["run"].map(number)), rows_of(band, own), endpoints.delta_settled, runs[0].unit
+                )
+                ax.set_title(f"cost {band}")
+                ax.label_outer()
+            style.legend_below(axes[-1], None, columns=2)
+            style.save(fig, folder / name)
+        captions[name] = (f"{scale}: from which difference on the order of t is final, over training; a line per run, a colour per "
+                          "teacher. Across: what the end of another seed and of another teacher reaches, mean over pairs and mean "
+                          f"{endpoints.level:.0%} interval. Hollow: the last checkpoint, 0 by construction.")  # fmt: skip
+    return captions
 
 
 def draw_comparison(stability: pd.DataFrame, endpoints: Endpoints, folder: Path) -> dict[str, str]:

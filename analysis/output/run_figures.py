@@ -10,29 +10,37 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocato
 
 from analysis.output.style import BAND_COLOURS, MARKERS, count, ink_on, legend_below, mixer_colours, token_axis
 
+NONE_FINAL = 1.0
+"""Nats/token: where a resolution is drawn that is as large or larger, up to no difference at all being final."""
+
 
 def resolution_panel(ax: Axes, rows: pd.DataFrame, settled: float, unit: str = "nats/token") -> None:
     """The difference from which on the order of t is final, of one band (rows of stability.csv), with its interval; dashed: ``settled``.
 
     The last point is 0 by construction and drawn hollow; at the upper edge no difference is final yet (inf).
     """
-    top, floor = 1.0, settled / 8
     tokens = rows["tokens"].to_numpy()
-    value, low, high = (np.clip(rows[name].to_numpy(float), 0, top) for name in ("resolution", "resolution_lo", "resolution_hi"))
+    value, low, high = (np.clip(rows[name].to_numpy(float), 0, NONE_FINAL) for name in ("resolution", "resolution_lo", "resolution_hi"))
     known = np.isfinite(value)
     ax.fill_between(tokens, low, high, where=known & np.isfinite(low), color=BAND_COLOURS[0], alpha=0.2, linewidth=0)
     ax.plot(tokens[:-1][known[:-1]], value[:-1][known[:-1]], color=BAND_COLOURS[0])
     ax.plot(tokens[-2:], value[-2:], color=BAND_COLOURS[0], linestyle=":")
     ax.plot(tokens[:-1][known[:-1]], value[:-1][known[:-1]], linestyle="", marker="o", color=BAND_COLOURS[0])
     ax.plot(tokens[-1:], value[-1:], linestyle="", marker="o", color=BAND_COLOURS[0], markerfacecolor="white")
+    resolution_axis(ax, settled, unit)
+    token_axis(ax, rows["tokens"])
+
+
+def resolution_axis(ax: Axes, settled: float, unit: str) -> None:
+    """The vertical axis of resolutions up to NONE_FINAL, where no difference is final yet; dashed: ``settled``."""
+    floor = settled / 8
     ax.axhline(settled, color="black", linestyle="--", linewidth=0.8)
     ax.set_yscale("symlog", linthresh=floor, linscale=0.4)
-    ax.set_ylim(-floor / 4, 1.5 * top)
-    ax.yaxis.set_major_locator(FixedLocator([0, settled, 0.1, top]))
+    ax.set_ylim(-floor / 4, 1.5 * NONE_FINAL)
+    ax.yaxis.set_major_locator(FixedLocator([0, settled, 0.1, NONE_FINAL]))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_yticklabels(["0", f"{settled:g}", "0.1", "none"])
     ax.set_ylabel(f"final above ({unit})")
-    token_axis(ax, rows["tokens"])
 
 
 def stability_panel(ax: Axes, rows: pd.DataFrame, threshold: float) -> None:

@@ -5,17 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from analysis.input.runs import Recipe
 from analysis.stability.bands_over_time import stability_table
 from analysis.stability.endpoints import Endpoints
 from analysis.table import Scores
 
 
-def rerun_agreement(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
-    """The last checkpoint of every other run, judged as if it were a step of each run: one row per run, other run and band, with the
-    columns of ``stability_table``. Only placements and items that both have count; items are the same in both, so they are resampled
-    jointly. Pairs of runs that share nothing to compare are left out.
+def rerun_agreement(runs: list[Scores], endpoints: Endpoints, recipes: list[Recipe] | None = None) -> pd.DataFrame:
+    """The last checkpoint of every other run of the same scale and recipe, judged as if it were a step of each run.
+
+    One row per run, other run and band, with the columns of ``stability_table``, ``other`` and ``varies``: seed, or teacher where that
+    differs (and the seed may). Only placements and items that both have count. Items are resampled jointly; those of another teacher are
+    other traces of the same prompts. Pairs that share nothing to compare are left out. Without ``recipes`` all runs are of one.
     """
-    rows = [_pair(a, b, endpoints) for a in runs for b in runs if a.run != b.run]
+    known = recipes or [Recipe("", "")] * len(runs)
+    rows = []
+    for a, of_a in zip(runs, known, strict=True):
+        for b, of_b in zip(runs, known, strict=True):
+            if a.run != b.run and a.scale == b.scale and of_a.same == of_b.same:
+                rows.append(_pair(a, b, endpoints).assign(varies="seed" if of_a.teacher == of_b.teacher else "teacher"))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 

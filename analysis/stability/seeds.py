@@ -1,5 +1,7 @@
 """Several training seeds of one scale together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -12,14 +14,16 @@ from analysis.statistics.linear import linear
 from analysis.table import Scores
 
 
-def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
+def seeds_table(runs: list[Scores], endpoints: Endpoints, teachers: Sequence[str] | None = None) -> pd.DataFrame:
     """Several training seeds of one scale, per step and band: means over seeds of ratio, order, linear and regret_share with intervals,
     and Kendall's W of the seeds' qualities over the placements that all have (w_chance: W of unrelated rankings, 1 / n_seeds).
 
     The seeds share their items, so their spread alone misses the error that all have in common: the variance of a mean is s² / n + κ v,
     s² the variance over seeds, v the mean of their own variances, κ (``shared``) the correlation over groups of items left out jointly of
-    the linear correlation with T. Where runs have other items κ is 0. ``varies`` says so. ValueError unless the runs share
-    steps and at least 8 placements.
+    the linear correlation with T. Where runs have other items κ is 0. ``varies`` says so.
+
+    ``teachers``: that of each run. Of several the runs are averaged within each first, and n is the number of teachers: their items, too,
+    are of their own. ValueError unless the runs share steps and at least 8 placements.
     """
     if len({tuple(r.steps) for r in runs}) != 1:
         raise ValueError(
@@ -33,12 +37,16 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     quality = np.stack([r.quality.mean(axis=2)[:, i] for r, i in zip(runs, index, strict=True)])  # [seeds, S, common]
     cost = np.asarray(runs[0].cost)[index[0]]
     frame = tables[0][["step", "tokens", "band_lo", "band_hi"]].assign(n_seeds=len(runs))
-    same = len({tuple(r.items) for r in runs}) == 1
+    several = len(set(teachers or ())) > 1
+    groups = teachers if several else range(len(runs))
+    members = [[n for n, group in enumerate(groups) if group == one] for one in dict.fromkeys(groups)]
+    same = len({tuple(r.items) for r in runs}) == 1 and not several
     shared = _shared(runs, frame, endpoints) if same else np.zeros(len(frame))
     for name in ("ratio", "order", "linear", "regret_share"):
-        frame[name], frame[f"{name}_lo"], frame[f"{name}_hi"] = _mean(tables, name, shared, endpoints.level)
+        frame[name], frame[f"{name}_lo"], frame[f"{name}_hi"] = _mean(tables, name, shared, members, endpoints.level)
     frame["shared"] = shared
-    frame["varies"] = "seeds, items jointly" if same else "seeds with items of their own"
+    own = "teachers and seeds, items of each teacher's own" if several else "seeds with items of their own"
+    frame["varies"] = "seeds, items jointly" if same else own
     position = {step: s for s, step in enumerate(runs[0].steps)}
     top = frame["band_hi"].max()
     concordance, number = [], []
@@ -49,9 +57,12 @@ def seeds_table(runs: list[Scores], endpoints: Endpoints) -> pd.DataFrame:
     return frame.assign(n_placements=number, kendall_w=concordance, w_chance=1 / len(runs))
 
 
-def _mean(tables: list[pd.DataFrame], name: str, shared: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds [rows] and its interval, from spread and shared error; degrees of freedom by Satterthwaite (1946)."""
-    values = np.stack([t[name] for t in tables])
+def _mean(
+    tables: list[pd.DataFrame], name: str, shared: np.ndarray, members: list[list[int]], level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [rows] over the means of ``members`` (places of tables) and its interval, from spread and shared error; degrees of freedom by
+    Satterthwaite (1946)."""
+    values = np.stack([np.mean([tables[n][name] for n in those], axis=0) for those in members])
     half = np.stack([(t[f"{name}_hi"] - t[f"{name}_lo"]) / 2 for t in tables]) / intervals.quantile(level, 30)
     n = len(values)
     spread, common = values.var(axis=0, ddof=1) / n, shared * (half**2).mean(axis=0)

@@ -34,7 +34,7 @@ def tables(simulate, write_run, tmp_path_factory) -> dict[str, list[str]]:
     """The columns of every table, by name."""
     folder = tmp_path_factory.mktemp("glossary")
     quick = folder / "quick.yaml"
-    quick.write_text("resamples: 10\nhalves: 1\ngroups: 4\nbands: [0.14, 0.5, 1.0]\n")
+    quick.write_text("resamples: 10\nhalves: 1\ngroups: 4\nmin_items: 12\nbands: [0.14, 0.5, 1.0]\n")
     runs = [
         write_run(
             simulate(np.random.default_rng(s), n_placements=200, n_items=12, steps=(0, 10, 100), run=f"sim-{s}", seed=s), folder / "results"
@@ -57,7 +57,7 @@ def test_every_column_is_explained_and_no_other(tables):
     said = glossary()
     everywhere = said.pop("")
     for name, columns in tables.items():
-        own = said[name] | everywhere | (said["stability"] if name == "comparison" else set())
+        own = said[name] | everywhere | (said["stability"] if name in ("comparison", "reruns") else set())
         unexplained = [column for column in columns if column not in own and re.sub(r"_(lo|hi|start)$", "", column) not in own]
         assert not unexplained, f"docs/statistics.md does not explain {unexplained} of {name}"
         assert said[name] <= set(columns), f"docs/statistics.md explains {said[name] - set(columns)}, which {name} does not have"
