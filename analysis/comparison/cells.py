@@ -72,9 +72,10 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, strict: b
         distill = its.get("distill", {})
         if not distill.get("tokens_per_parameter") or distill.get("schedule") != "constant" or its.get("stage") == "cooled":
             continue
+        name = f"{path.parent.name}/{path.name}"  # the report is to say the same wherever results/ lies
         lost = manifest(path).get("teacher", {}).get("loss", {}).get("recall", 0.0)
         if lost > RECALL_LOST:
-            left_out.append(f"{path}, excluded: its teacher's loss on the values of recall is {lost:.2f} nats, above {RECALL_LOST:g}")
+            left_out.append(f"{name}, excluded: its teacher's loss on the values of recall is {lost:.2f} nats, above {RECALL_LOST:g}")
             continue
         try:
             scores = load_scores(path, costs)
@@ -83,7 +84,7 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, strict: b
         except ValueError as error:
             if strict:
                 raise
-            left_out.append(str(error))
+            left_out.append(str(error).replace(str(path), name))
             continue
         model = its["model"]
         cells.append(Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], scores))
