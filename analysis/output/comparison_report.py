@@ -1,5 +1,6 @@
 """Tables, figures and report.md of several runs side by side."""
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -23,8 +24,9 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     described = pd.concat([describe(scores, run) for run, (scores, _) in zip(runs, results, strict=True)], ignore_index=True)
     full = {scores.run: full_cost(scores.placements, scores.cost) for scores, _ in results}
     stability = side_by_side(pd.concat([tables["stability"] for _, tables in results], ignore_index=True), described, full)
-    recipes = [recipe(run) for run in runs]
-    reruns = rerun_agreement([scores for scores, _ in results], endpoints, recipes)
+    cubes, recipes = [scores for scores, _ in results], [recipe(run) for run in runs]
+    groups = {name: [cubes[n].run for n in places] for name, places in replicates(cubes, recipes).items()}
+    reruns = rerun_agreement(cubes, endpoints, recipes)
     known = reruns[reruns["varies"] == "seed"] if len(reruns) else None
     times = pd.concat([time_to_stability(tables["stability"], endpoints, known) for _, tables in results], ignore_index=True)
 
@@ -36,14 +38,17 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         [transfer(a, b, level=endpoints.level) for a, _ in results for b, _ in results if a.run != b.run], ignore_index=True
     )
     tables = {"runs": described, "comparison": stability, "time_to_stability": times, "transfer": transfers}
-    seeds, notes = seeds_of_scales(described, [scores for scores, _ in results], endpoints, recipes)
+    seeds, notes = seeds_of_scales(described, cubes, endpoints, recipes)
     if seeds is not None:
         tables["seeds"] = seeds
     if len(reruns):
         tables["reruns"] = reruns
     for name, table in tables.items():
         write_csv(table, out / "tables" / f"{name}.csv")
-    captions = draw_references(stability, reruns, recipes, [scores for scores, _ in results], endpoints, out / "figures")
+    captions = {}
+    if len(reruns):
+        teachers = {scores.run: of.teacher for scores, of in zip(cubes, recipes, strict=True)}
+        captions |= draw_references(stability, reruns, groups, teachers, endpoints, cubes[0].unit, out / "figures")
     captions |= draw_comparison(stability, endpoints, out / "figures")
     last = transfers.groupby(["source", "target"], sort=False).tail(1)  # the final ranking of the source
     text = [
@@ -61,7 +66,7 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         "## Transfer of final rankings",
         markdown(last),
         *([] if seeds is None else ["## Training seeds and teachers: means over runs, Kendall's W of the runs", markdown(seeds)]),
-        *(["## What another seed or teacher reaches at its end", markdown(reached(reruns))] if len(reruns) else []),
+        *(["## What another seed or teacher reaches at its end", markdown(reached(reruns, groups))] if len(reruns) else []),
         *([bullets(notes)] if notes else []),
         "## Figures",
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
@@ -69,21 +74,34 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     write_text("\n\n".join(text) + "\n", out / "report.md")
 
 
+def replicates(runs: list[Scores], recipes: list[Recipe]) -> dict[str, list[int]]:
+    """Places of the runs that share a scale and a recipe with another; by the scale's name, with the recipe's digest where a scale has
+    several such groups."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for n, (run, of) in enumerate(zip(runs, recipes, strict=True)):
+        groups.setdefault((run.scale, of.same), []).append(n)
+    groups = {key: places for key, places in groups.items() if len(places) > 1}
+    several = Counter(scale for scale, _ in groups)
+    return {f"{scale}-{same[:6]}" if several[scale] > 1 else scale: places for (scale, same), places in groups.items()}
+
+
 def seeds_of_scales(
     described: pd.DataFrame, runs: list[Scores], endpoints: Endpoints, recipes: list[Recipe] | None = None
 ) -> tuple[pd.DataFrame | None, list[str]]:
-    """``stability.seeds_table`` of the runs of every scale, recipe and teacher that has several training seeds, and of all teachers of a
-    recipe together; and a line on each that cannot be summarised. Column ``runs`` says which they are."""
+    """``stability.seeds_table`` of the replicates of every teacher that has several training seeds, and of all teachers of a recipe
+    together; and a line on each that cannot be summarised. Column ``runs`` says which they are."""
     frames, notes = [], []
     known = recipes or [Recipe("", "")] * len(runs)
-    keys = described.assign(recipe=[r.same for r in known], teacher=[r.teacher for r in known], place=range(len(runs)))
-    for (scale, _), rows in keys.groupby(["scale", "recipe"], sort=False):
+    keys = described.assign(teacher=[of.teacher for of in known])
+    for places in replicates(runs, known).values():
+        rows = keys.iloc[places]
         groups = [of_one for _, of_one in rows.groupby("teacher", sort=False)]
         for group in [*groups, *([rows] if len(groups) > 1 else [])]:
             if len(group) < 2 or group.duplicated(["teacher", "seed"]).any():
                 continue
+            scale = group["scale"].iloc[0]
             try:
-                table = seeds_table([runs[n] for n in group["place"]], endpoints, list(group["teacher"]))
+                table = seeds_table([runs[n] for n in group.index], endpoints, list(group["teacher"]))
             except ValueError as error:
                 notes.append(f"No summary over the seeds of {scale}: {error}")
             else:
@@ -91,34 +109,35 @@ def seeds_of_scales(
     return (pd.concat(frames, ignore_index=True) if frames else None), notes
 
 
-def reached(reruns: pd.DataFrame) -> pd.DataFrame:
-    """Means over pairs of runs of what the end of another seed or teacher reaches, per scale and band."""
+def reached(reruns: pd.DataFrame, groups: dict[str, list[str]]) -> pd.DataFrame:
+    """What the end of another seed or teacher reaches: means over pairs of runs, for each group of replicates (names of runs) and band."""
     columns = ["order", "resolution", "regret_share", "linear", "ratio"]
-    pairs = reruns.groupby(["band_lo", "band_hi", "varies"], sort=False)
+    group_of = {run: name for name, members in groups.items() for run in members}
+    pairs = reruns.assign(scale=reruns["run"].map(group_of)).groupby(["scale", "band_lo", "band_hi", "varies"], sort=False)
     return pairs[columns].mean().assign(pairs=pairs.size()).reset_index()
 
 
 def draw_references(
-    stability: pd.DataFrame, reruns: pd.DataFrame, recipes: list[Recipe], runs: list[Scores], endpoints: Endpoints, folder: Path
-) -> dict[str, str]:
-    """One figure for every scale and recipe that has replicates: their resolution over training, beside what a replicate's end reaches."""
+    stability: pd.DataFrame, reruns: pd.DataFrame, groups: dict[str, list[str]], teachers: dict[str, str], endpoints: Endpoints,
+    unit: str, folder: Path,
+) -> dict[str, str]:  # fmt: skip
+    """One figure for each group of replicates (names of runs): their resolution over training, beside what a replicate's end reaches.
+
+    ``teachers``: that of each run.
+    """
     captions = {}
-    for n, (scale, same) in enumerate(dict.fromkeys((run.scale, of.same) for run, of in zip(runs, recipes, strict=True))):
-        those = [(run, of.teacher) for run, of in zip(runs, recipes, strict=True) if (run.scale, of.same) == (scale, same)]
-        teachers = list(dict.fromkeys(teacher for _, teacher in those))
-        number = {run.run: teachers.index(teacher) for run, teacher in those}
-        rows = stability[stability["run"].isin(number)]
-        own = reruns[reruns["run"].isin(number)] if len(reruns) else reruns
+    for scale, members in groups.items():
+        own = reruns[reruns["run"].isin(members)]
+        rows = stability[stability["run"].isin(members)]
+        numbers = list(dict.fromkeys(teachers[run] for run in members))
+        rows = rows.assign(teacher=[numbers.index(teachers[run]) for run in rows["run"]])
         bands = [band for band in bands_in(rows) if not band.whole and rows_of(band, rows)["resolution"].notna().any()]
         if not len(own) or not bands:
             continue
-        name = f"references_{scale}" + (f"_{n}" if f"references_{scale}" in captions else "")
+        name = f"references_{scale}"
         with style.figure(len(bands), height=2.0, sharex=True) as (fig, axes):
             for ax, band in zip(axes, bands, strict=True):
-                of_band = rows_of(band, rows)
-                comparison_figures.references(
-                    ax, of_band.assign(teacher=of_band["run"].map(number)), rows_of(band, own), endpoints.delta_settled, runs[0].unit
-                )
+                comparison_figures.references(ax, rows_of(band, rows), rows_of(band, own), endpoints.delta_settled, unit)
                 ax.set_title(f"cost {band}")
                 ax.label_outer()
             style.legend_below(axes[-1], None, columns=2)
