@@ -119,6 +119,10 @@ class Run:
         """The file of the ``train`` or ``items`` sequences of the data."""
         return self.data_dir / f"{name}.parquet"
 
+    def shipped(self, path: Path, shipped: Path = SHIPPED) -> Path:
+        """Where a path of the cache is copied from, should it come with the suite."""
+        return shipped / path.relative_to(self.cache)
+
     @property
     def sequence_names(self) -> tuple[str, ...]:
         """The sequences that are wanted: a given supernet is not trained."""

@@ -27,7 +27,7 @@ def make_missing(run: Run, device: str, shipped: Path = SHIPPED) -> None:
     restore(run)
     folder = run.teacher_dir
     if run.needs_teacher and not folder.exists():
-        if (along := shipped / folder.relative_to(run.cache)).exists():
+        if (along := run.shipped(folder, shipped)).exists():
             with new_folder(folder) as new:
                 shutil.copytree(along, new, dirs_exist_ok=True)
         else:
@@ -40,7 +40,7 @@ def make_missing(run: Run, device: str, shipped: Path = SHIPPED) -> None:
     for name in run.sequence_names:
         path = run.sequences(name)
         if not path.exists():
-            along = shipped / path.relative_to(run.cache)
+            along = run.shipped(path, shipped)
             write_items(read_items(along) if along.exists() else make_items(run, device, name), path)
 
 

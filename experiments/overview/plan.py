@@ -11,7 +11,7 @@ import torch
 from experiments.config import Config
 from experiments.data.items import read_items
 from experiments.machine import free_memory, pick_device
-from experiments.run import SHIPPED, Run, Sweep
+from experiments.run import Run, Sweep
 from experiments.runs.steps import state_path, step_dir, whole_checkpoints
 from experiments.sweeping.parts import checkpoints, unseen_window
 from experiments.sweeping.placements import select
@@ -105,13 +105,13 @@ def plan_teach(run: Run, sweep: Sweep, rate: float) -> list[Line]:
     lines = [("model", f"all-FA {count(parameters)} parameters, from {teacher.path or teacher.source}")]
     flops, there = 0.0, run.teacher_dir.exists()
     if run.needs_teacher:
-        copied = along(run, run.teacher_dir).exists()
+        copied = run.shipped(run.teacher_dir).exists()
         lines += [("teacher", f"{run.teacher_dir}, {size(4 * parameters)}{done(there, copied)}")]
         if teacher.source == "trained" and not (there or copied):
             flops += 3 * teacher.steps * teacher.batch * forward_flops(model, "F" * model.layers, data.length)
     for name in run.sequence_names:
         (found, note), path = sequences(run, name), run.sequences(name)
-        tokens, written, copied = sum(len(item.tokens) for item in found), path.exists(), along(run, path).exists()
+        tokens, written, copied = sum(len(item.tokens) for item in found), path.exists(), run.shipped(path).exists()
         sampled = data.kind in ("reasoning", "prompts") and not data.answer or data.kind == "synthetic" and name == "items"
         flops += 0.0 if written or copied or not sampled else len(found) * forward_flops(model, "F" * model.layers, data.length)
         lines += [
@@ -305,16 +305,11 @@ PLANS = {"teach": plan_teach, "distill": plan_training, "sft": plan_training, "s
 def sequences(run: Run, name: str) -> tuple[list[Item], str]:
     """The sequences of a file of the data, and ""; where it is not made yet as many of data.length, and the words "at most "."""
     path, data = run.sequences(name), run.data
-    for place in (path, along(run, path)):
+    for place in (path, run.shipped(path)):
         if place.exists():
             return read_items(place), ""
     stand_in = torch.empty(data.length, dtype=torch.int64, device="meta")
     return [Item(f"?{i}", "?", stand_in, data.prompt) for i in range(data.count(name))], "" if data.kind == "synthetic" else "at most "
-
-
-def along(run: Run, path: Path) -> Path:
-    """Where a path of the cache is copied from, should it come with the suite."""
-    return SHIPPED / path.relative_to(run.cache)
 
 
 def asked_items(run: Run, count: int) -> tuple[list[Item], str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,12 +17,16 @@ from experiments.run import Run, Sweep
 from experiments.runs.records import is_held, read_json, read_status
 from experiments.runs.steps import whole_checkpoints
 from experiments.sweeping.placements import select
+from experiments.sweeping.tables import read_keys
 from experiments.training.strategy import checkpoint_steps
 
 ORDER = ("chain", "teach", "distill", "sft", "sweep", "propose", "winners", "report")
 BAD = ("failed", "stopped", "incomplete", "missing")
 REMEDY = {"distill": "run python -m experiments.distill again", "sft": "run python -m experiments.sft again"}
 
+
+KEYS = pa.schema([("placement", pa.string()), ("item", pa.string())])
+"""Parts have dictionaries of their own; as strings their keys can be counted together."""
 
 Options = tuple[Run, Sweep]
 """What a command was asked for."""
@@ -176,21 +179,12 @@ def rows(folder: Path) -> tuple[int, int]:
     """(distinct rows of a run's score tables, rows that are there more than once). ValueError names a file that cannot be read."""
     distinct = doubled = 0
     for step in sorted((folder / "scores").glob("step-*")):
-        tables = [read_keys(path) for path in sorted(step.glob("*.parquet"))]
+        tables = [read_keys(path).cast(KEYS) for path in sorted(step.glob("*.parquet"))]
         if tables:
             table = pa.concat_tables(tables)
             once = table.group_by(["placement", "item"], use_threads=False).aggregate([]).num_rows
             distinct, doubled = distinct + once, doubled + table.num_rows - once
     return distinct, doubled
-
-
-def read_keys(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, columns=["placement", "item"])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
-    return table.cast(pa.schema([("placement", pa.string()), ("item", pa.string())]))
 
 
 def wanted_rows(folder: Path, options: Options | None) -> int:

@@ -22,7 +22,7 @@ from experiments.runs.progress import progress
 from experiments.runs.records import exclusive, read_json, read_status, status, turns, update_manifest, write_json, write_text
 from experiments.runs.steps import step_dir, whole_checkpoints
 from experiments.runs.stopping import raise_if_asked
-from experiments.sweeping.tables import files_of, merge, scored_pairs, write_placements
+from experiments.sweeping.tables import files_of, merge, scored_pairs, steps_in, write_placements
 from experiments.sweeping.weights import Weights, memory_bytes, open_step, opener, weight_bytes
 from experiments.training.strategy import checkpoint_steps
 from supernet.acceptance import acceptance_chunk
@@ -98,7 +98,7 @@ def ask(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> Request:
     """The request of a sweep, given what the run has. Raises ValueError naming a step that has neither checkpoint nor scores."""
     folder = sweep.tables(run.folder)
     there, files = checkpoints(run), files_of(folder)
-    scored = {int(path.parent.name.removeprefix("step-")) for path in files}
+    scored = steps_in(files)
     asked = sweep.steps or checkpoint_steps(run.training)
     unknown = sorted(set(asked) - set(there) - scored)
     if unknown:

@@ -17,8 +17,7 @@ from experiments.training.strategy import checkpoint_steps
 def all_scored(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> bool:
     """Whether the tables hold every placement on every item at every checkpoint, those of earlier sweeps of the run included."""
     folder = sweep.tables(run.folder)
-    scored = {int(path.parent.name.removeprefix("step-")) for path in files_of(folder)}
-    steps = {*(sweep.steps or checkpoint_steps(run.training)), *scored}
+    steps = {*(sweep.steps or checkpoint_steps(run.training)), *steps_in(files_of(folder))}
     have = {step: scored_pairs(step_dir(folder / "scores", step)) for step in steps}
     placements = merge(folder / "placements.parquet", wanted)["placement"]
     names = pd.read_parquet(run.items, columns=["item"])["item"]
@@ -30,6 +29,11 @@ def all_scored(run: Run, sweep: Sweep, wanted: pd.DataFrame) -> bool:
 def files_of(folder: Path) -> set[Path]:
     """The parts of the score tables in a folder: each is written once, whole, and not changed again."""
     return {file for path in step_dirs(folder / "scores").values() for file in path.glob("*.parquet")}
+
+
+def steps_in(files: set[Path]) -> set[int]:
+    """The steps that parts are of."""
+    return {int(path.parent.name.removeprefix("step-")) for path in files}
 
 
 def merge(path: Path, wanted: pd.DataFrame) -> pd.DataFrame:
@@ -48,13 +52,18 @@ def scored_pairs(folder: Path) -> set[tuple[str, str]]:
     """(placement, item) of every row of a step's parts. Raises ValueError naming a file that cannot be read."""
     pairs: set[tuple[str, str]] = set()
     for path in sorted(folder.glob("*.parquet")):
-        try:
-            table = pq.read_table(path, columns=["placement", "item"], read_dictionary=["placement", "item"])
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
+        table = read_keys(path)
         pairs.update(zip(_names(table["placement"]), _names(table["item"]), strict=True))
     return pairs
+
+
+def read_keys(path: Path) -> pa.Table:
+    """Placement and item of every row of a part, as dictionaries. Raises ValueError naming a file that cannot be read."""
+    try:
+        return pq.read_table(path, columns=["placement", "item"], read_dictionary=["placement", "item"])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is truncated or not a score table ({reason}): delete it and run the sweep again") from None
 
 
 def _names(column: pa.ChunkedArray) -> list[str]:

@@ -158,11 +158,12 @@ def recorded(run: Run, **fields: object) -> Iterator[None]:
             delta_rule=choose(),
             **fields,
         )
-        warned = [*never_reached(run.training), *unlearned(read_json(run.teacher_dir / "source.json").get("loss", {}))]
+        own = identity(run)
+        warned = [*never_reached(run.training), *unlearned(own["teacher"].get("loss", {}))]
         print("".join(f"warning: {line}\n" for line in warned), end="", flush=True)
         if warned:
             known["warnings"] = warned
-        update_manifest(run.folder, **identity(run), **known)
+        update_manifest(run.folder, **own, **known)
         keep(run)
         if cooled := run.cooled:
             write_text(cooled.folder / "config.yaml", cooled.options(cooled.stage))
