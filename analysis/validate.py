@@ -35,7 +35,7 @@ from analysis.validation.chosen_optima import PLANTED, coverage_of_optima
 from analysis.validation.coverage import ENDPOINTS, SEED, bootstrap, intervals, regrets, repeat, slopes, truths, verdicts
 from analysis.validation.landscape_coverage import margin_coverage
 from analysis.validation.landscapes import LANDSCAPES
-from analysis.validation.planted_study import planted_scores, planted_tables
+from analysis.validation.planted_study import DONE, planted_scores, planted_tables
 from analysis.validation.whole_tables import seeds_coverage, two_band_coverage
 from analysis.validation.worlds import WORLDS, World
 
@@ -84,6 +84,8 @@ def study(out: Path, repetitions: int, only: str = "") -> None:
     planned = {
         "teachers alike": lambda n: planted_tables(0.0, 0.05, n, SEED, ENDPOINTS.level),
         "teachers differ": lambda n: planted_tables(0.1, 0.03, n, SEED, ENDPOINTS.level),
+        "as run, teachers alike": lambda n: planted_tables(0.0, 0.05, n, SEED, ENDPOINTS.level, DONE),
+        "as run, teachers differ": lambda n: planted_tables(0.1, 0.03, n, SEED, ENDPOINTS.level, DONE),
         "from scores": lambda n: planted_scores(n, SEED, level=ENDPOINTS.level),
     }
     for name, simulate in planned.items():

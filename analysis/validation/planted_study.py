@@ -15,23 +15,30 @@ from analysis.stability.endpoints import Endpoints
 from analysis.statistics.intervals import quantile
 from analysis.table import Scores
 
-PLANNED = ((5, 64, 4), (10, 64, 4), (5, 128, 3), (20, 64, 3), (10, 128, 2))
+Plan = tuple[tuple[int, int, int], ...]
+
+PLANNED: Plan = ((5, 64, 4), (10, 64, 4), (5, 128, 3), (20, 64, 3), (10, 128, 2))
 """(layers, width, teachers) of the registered study."""
+
+DONE = ((5, 64, 4), (10, 64, 4), (5, 128, 3))
+"""What of it has been run (docs/study.md)."""
 
 TRUTH = np.array([0.10, 0.04, 0.02])
 """Drift at the reference cell, and its change per doubling of depth and of width."""
 
 
-def runs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def runs(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(layers, width, teacher), a value per run."""
-    rows = [(layers, width, k) for layers, width, teachers in PLANNED for k in range(teachers)]
+    rows = [(layers, width, k) for layers, width, teachers in plan for k in range(teachers)]
     layers, width, teacher = (np.array(column) for column in zip(*rows, strict=True))
     return layers, width, teacher
 
 
-def planted_tables(teacher_sd: float, residual_sd: float, repetitions: int, seed: int, level: float = 0.95) -> pd.DataFrame:
-    """Coverage of every coefficient where endpoints follow the model. Columns coefficient, truth, mean, coverage, n."""
-    layers, width, teacher = runs()
+def planted_tables(
+    teacher_sd: float, residual_sd: float, repetitions: int, seed: int, level: float = 0.95, plan: Plan | None = None
+) -> pd.DataFrame:
+    """Coverage of every coefficient where endpoints follow the model. Columns coefficient, truth, mean, coverage, n. ``plan``: PLANNED."""
+    layers, width, teacher = runs(plan or PLANNED)
     names, X = design(layers.astype(float), width.astype(float), np.full(len(layers), 2.0))
     rng = np.random.default_rng(seed)
     fits = []
@@ -43,7 +50,7 @@ def planted_tables(teacher_sd: float, residual_sd: float, repetitions: int, seed
 
 def planted_scores(repetitions: int, seed: int, placements: int = 120, items: int = 48, level: float = 0.95) -> pd.DataFrame:
     """The same from score tables: correlation 1 - drift between the middle and the end, items that disagree."""
-    layers, width, teacher = runs()
+    layers, width, teacher = runs(PLANNED)
     names, X = design(layers.astype(float), width.astype(float), np.full(len(layers), 2.0))
     endpoints = Endpoints(bands=(0.1, 1.0), groups=8)
     fits = []
