@@ -33,6 +33,7 @@ class TeacherConfig:
     steps: int = option(600, least=1)  # trained: optimizer steps
     batch: int = option(32, least=1)  # trained: sequences per step
     lr: float = option(3e-3, above=0)  # trained: peak learning rate
+    depth_scaled: bool = False  # trained: what a layer adds begins smaller by sqrt(2 layers); deep ones do not learn recall without it
     seed: int = option(0, least=0, largest=SEEDS)
     shipped: bool = True  # trained: take the teacher that comes with the suite, where there is one of these very options
 

@@ -111,6 +111,10 @@ def train_teacher(model: SupernetConfig, teacher: TeacherConfig, data: DataConfi
         torch.manual_seed(torch_seed(teacher.seed, "teacher's weights"))
         net = Supernet(model.replace(mixers="F"))
         torch.nn.init.normal_(net.embed.weight, std=0.5)
+    if teacher.depth_scaled:
+        for block in net.blocks:
+            for added in (block.mixers["F"].o_proj, block.mlp.down_proj):
+                added.weight.data.mul_((2 * model.layers) ** -0.5)  # GPT-2 (Radford et al. 2019, section 2.3)
     optimizer = torch.optim.AdamW(net.parameters(), lr=teacher.lr, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(1, teacher.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
