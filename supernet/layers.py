@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.config import Rope
+from supernet.ops.kernels import fused, rms_norm, swiglu, turned
 
 
 class RMSNorm(nn.Module):
@@ -19,9 +20,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -34,7 +33,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(ffn, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class CausalConv(nn.Module):
@@ -68,7 +67,10 @@ def rotate(x: Tensor, rope: Rope, start: int | Tensor = 0) -> Tensor:
 
     ``start``: position of the first token, for all rows or for each [B]. Angles are formed in float32.
     """
-    turn = turns_once if isinstance(start, int) and torch.is_inference_mode_enabled() else turns
+    together = isinstance(start, int)
+    turn = turns_once if together and torch.is_inference_mode_enabled() else turns
+    if together and fused(x):
+        return turned(x, *turn(x.shape[-2], x.shape[-1], rope, start, x.device, torch.float32))
     cos, sin = turn(x.shape[-2], x.shape[-1], rope, start, x.device, x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

@@ -18,16 +18,20 @@ from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet
+from supernet.ops.kernels import fused, target_loss
 from supernet.size import layer_flops
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of one call of a mixer: on a CPU its temporaries should stay in the cache, a GPU wants to be filled."""
 
+NARROW = 256
+"""Up to this hidden size a CPU's call takes twice as many: its numbers are few beside what calling costs."""
+
 PADDING = 1.25
 """Longest over shortest item of a tile at most: its items are padded to the longest."""
 
 LOGITS = 1 << 22
-"""Logits that are held at once, as float32."""
+"""Logits that are held at once, as float32 and with their log-probabilities; in one pass three times as many take as much."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ def build_trie(config: SupernetConfig, placements: list[str]) -> Trie:
     return Trie(list(placements), [*levels, list(placements)], next_letters)
 
 
+def batch_tokens(config: SupernetConfig, device: str) -> int:
+    """Tokens of one call of a mixer."""
+    return BATCH_TOKENS[device] * (2 if device == "cpu" and config.hidden <= NARROW else 1)
+
+
 def plan_chunks(
     config: SupernetConfig, trie: Trie, items: list[Item], memory_bytes: int, dtype: torch.dtype, device: str = "cpu", weights: int = 0
 ) -> list[list[int]]:
@@ -109,7 +118,7 @@ def plan_chunks(
 
     def needed(chunk: list[int]) -> int:
         lengths = [len(items[i].tokens) - 1 for i in chunk]
-        padded = sum(len(tile) * lengths[tile[-1]] for tile in _tile(lengths, BATCH_TOKENS[device]))
+        padded = sum(len(tile) * lengths[tile[-1]] for tile in _tile(lengths, batch_tokens(config, device)))
         return weights + padded * trie.slots * config.hidden * dtype.itemsize + scratch_bytes(config, lengths[-1], device)
 
     if needed(order[-1:]) > memory_bytes:
@@ -128,7 +137,7 @@ def scratch_bytes(config: SupernetConfig, tokens: int, device: str) -> int:
     """A bound on the temporaries of one call of a block or of the head, in bytes, for items of at most ``tokens``."""
     widest = max(config.heads * config.head_dim, config.kda_heads * config.kda_dim, config.gdn_value_heads * config.gdn_value_dim)
     per_token = 4 * max(60 * widest, 4 * config.ffn) + 12 * config.hidden
-    batch = max(BATCH_TOKENS[device], tokens)
+    batch = max(batch_tokens(config, device), tokens)
     return batch * per_token + 3 * 4 * max(min(LOGITS, batch * config.vocab), config.vocab)
 
 
@@ -169,10 +178,10 @@ def score_chunk(
     for item in items:
         if not 0 <= int(item.tokens.min()) <= int(item.tokens.max()) < config.vocab:
             raise ValueError(f"item {item.name} has a token outside the model's vocabulary of {config.vocab}: make items with this teacher")
-    batch_tokens = BATCH_TOKENS[weight.device.type]
+    together = batch_tokens(config, weight.device.type)
     order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
     lengths = [len(items[i].tokens) - 1 for i in order]
-    tiles = [_start(model, trie, [items[order[i]] for i in tile]) for tile in _tile(lengths, batch_tokens)]
+    tiles = [_start(model, trie, [items[order[i]] for i in tile]) for tile in _tile(lengths, together)]
     row = {p: i for i, p in enumerate(trie.placements)}
     logp, evaluations = np.empty(0), 0
     for layer in range(config.layers):
@@ -182,7 +191,7 @@ def score_chunk(
         for tile in tiles:
             columns = order[done : done + len(tile.starts)]
             done += len(columns)
-            for prefixes, x in _layer(block, trie, layer, tile, batch_tokens):
+            for prefixes, x in _layer(block, trie, layer, tile, together):
                 evaluations += len(prefixes) * len(columns)
                 if last:
                     sums = _sums(model, block, tile, x, measure(columns) if measure else None)
@@ -207,11 +216,11 @@ class _Tile:
     starts: np.ndarray  # [m] where the targets of each item start
 
 
-def _tile(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+def _tile(lengths: list[int], together: int) -> list[list[int]]:
     """Group ascending lengths so that one prefix of a tile is at most one batch and little of it is padding."""
     tiles: list[list[int]] = []
     for i, length in enumerate(lengths):
-        if tiles and (len(tiles[-1]) + 1) * length <= batch_tokens and length <= PADDING * lengths[tiles[-1][0]]:
+        if tiles and (len(tiles[-1]) + 1) * length <= together and length <= PADDING * lengths[tiles[-1][0]]:
             tiles[-1].append(i)
         else:
             tiles.append([i])
@@ -238,7 +247,7 @@ def _first(items: list[Item], device: str) -> int:
     return min(item.prompt for item in items) - 1 if device == "cpu" else 0
 
 
-def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int) -> Iterator[tuple[list[str], Tensor]]:
+def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, together: int) -> Iterator[tuple[list[str], Tensor]]:
     """Up to the MLP: yields some of the next level's prefixes with ``x + mixer(norm(x))`` [B * m, T, D], in the last layer without the
     tokens before ``tile.first`` [B * m, T - first, D].
 
@@ -246,7 +255,7 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int)
     """
     _, m, T, D = tile.states.shape
     first = tile.first if layer == len(trie.levels) - 2 else 0
-    size = max(1, batch_tokens // (m * T))
+    size = max(1, together // (m * T))
     level = trie.levels[layer]
     for start in range(0, len(level), size):
         parents = level[start : start + size]
@@ -288,8 +297,8 @@ def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[T
     x = x.view(-1, tile.states.shape[1] * x.shape[1], x.shape[2]).index_select(1, tile.at).flatten(0, 1)
     x = model.norm(x + block.mlp(block.mlp_norm(x)))
     target = torch.arange(len(tile.targets), device=x.device).repeat(len(x) // len(tile.targets))
-    rows = max(1, LOGITS // model.config.vocab)
-    of = of or (lambda h, i: -F.cross_entropy(model.head(h).float(), tile.targets[i], reduction="none"))
+    rows = max(1, LOGITS * (3 if of is None and fused(x) else 1) // model.config.vocab)
+    of = of or (lambda h, i: -target_loss(model.head(h), tile.targets[i]))
     parts = [of(h, i) for h, i in zip(x.split(rows), target.split(rows), strict=True)]
     found = torch.cat(parts)
     return np.add.reduceat(found.view(-1, len(tile.targets), *found.shape[1:]).cpu().double().numpy(), tile.starts, axis=1)

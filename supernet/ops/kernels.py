@@ -8,6 +8,7 @@
 | `fla-kda` | fla's chunk_kda           | chunk_kda, each channel with the head's decay | fla's fused_recurrent_kda            |
 
 `numba` is compiled loops for a CPU (``numba_delta.py``), 3 to 5 times faster there than `torch`, which is the way that works everywhere.
+Without gradients it does more than the delta rule: whole mixers, norms, MLPs and the loss (``fused``).
 `fla` is fla-core 0.6.0 (Triton, CUDA only). A tensor on a device that the chosen way is not for takes `torch`.
 `fla-kda` is the way out where Triton 3.4 to 3.7.0 computes wrong gradients of GDN on Hopper: KDA's backward is other code. Unlike fla's
 layers nothing here switches kernels with the length: whole sequences always take the chunked kernels. Shapes as in ``delta_rule.py``, but
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from supernet.ops.delta_rule import delta_rule_chunked, delta_rule_recurrent
@@ -67,9 +69,45 @@ def delta_rule_from(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, st
 
 
 def fused(x: Tensor) -> bool:
-    """Whether a delta mixer may compute what lies between its projections of x in one pass without gradients: ``numba_mixing``."""
-    plain = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    """Whether several operations on x may be one compiled pass without gradients: ``numba_mixing`` and ``numba_rows``."""
+    plain = x.dtype in (torch.float32, torch.bfloat16) and not torch.is_autocast_enabled(x.device.type)
     return _for(x) == "numba" and plain and not torch.is_grad_enabled()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x / rms(x) * weight`` over the last axis, in float32 whatever the input: [..., C], weight [C] -> [..., C]."""
+    if fused(x):
+        from supernet.ops import numba_rows  # imports numba
+
+        return numba_rows.rms_norm(x, weight, eps)
+    x32 = x.float()
+    normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return normed.to(x.dtype) * weight.to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``, both [..., C]. ``gate`` may be written over: it is not to be used afterwards."""
+    if fused(gate):
+        from supernet.ops import numba_rows
+
+        return numba_rows.swiglu(gate, up)
+    return F.silu(gate) * up
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``layers.rotate`` where ``fused(x)``: [B, H, T, d], float32 cosines and sines [T, d / 2] -> [B, H, T, d]."""
+    from supernet.ops import numba_rows
+
+    return numba_rows.rotate(x, cos, sin)
+
+
+def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Minus the log-probability of each row's target in nats, float32: [R, V] and [R] -> [R]."""
+    if fused(logits):
+        from supernet.ops import numba_rows
+
+        return numba_rows.target_loss(logits, targets)
+    return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def _for(v: Tensor) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ SMALL = 1 << 20
 
 COLUMNS = 32
 """Columns of a state that go through all its rows at once: what is summed over rows fills half of AVX2's registers."""
+
+# LLVM takes halves of AVX-512's registers, for the sake of CPUs that slow down with whole ones. Those with AMX do not.
+if (features := llvm.get_host_cpu_features()).get("amx-tile") and not numba.config.CPU_FEATURES:
+    numba.config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, which vectors need. Not "nnan" and "ninf": with them a NaN among the inputs could come out as any number."""

@@ -43,14 +43,18 @@ def mix(
     """
     (B, _, H), V = beta.shape, len(norm)
     out, A = torch.empty(B, gate.shape[1], H * V), A_log.exp().repeat_interleave(len(dt_bias) // H)
-    parts = [x.float().contiguous() for x in (q.x, k.x, v.x, gate, q.taps, k.taps, v.taps, decay, beta, A, dt_bias, norm)]
+    x, weights = (q.x, k.x, v.x, gate, decay, beta), (q.taps, k.taps, v.taps, A, dt_bias, norm)
     at = np.array([q.first, k.first, v.first])
     sizes = np.array([key_heads, key_dim, H, V, forward_scratch(key_dim, V)[0]])
-    # not x.numpy(): that forbids a parameter's memory to be freed, which sharded training (FSDP) does
-    arrays = [*(np.from_dlpack(x.detach()) for x in parts), out.numpy()]
+    arrays = [*(y.detach().float().contiguous().numpy() for y in x), *map(parameter, weights), out.numpy()]
     options = np.array([key_dim**-0.5, *eps], dtype=np.float32)
     in_threads(lambda first, last: _mix(*arrays, at, sizes, options, silu_gate, first, last), B, out.numel())
     return out
+
+
+def parameter(x: Tensor) -> np.ndarray:
+    """The memory of what may be a parameter, as float32. Not x.numpy(): that forbids it to be freed, which sharded training (FSDP) does."""
+    return np.from_dlpack(x.detach().float())
 
 
 @_compile
@@ -126,7 +130,7 @@ def _convolve(x, first, taps, out):  # noqa: ANN001, ANN202
 
 
 @_compile
-def _mix(xq, xk, xv, xz, tq, tk, tv, decay, beta, A, bias, norm, out, at, sizes, options, silu, first, last):  # noqa: ANN001, ANN202
+def _mix(xq, xk, xv, xz, decay, beta, tq, tk, tv, A, bias, norm, out, at, sizes, options, silu, first, last):  # noqa: ANN001, ANN202
     (Hk, K, H, V, rows), T = sizes, beta.shape[1]
     scale, unit_eps, norm_eps = options
     n = decay.shape[2] // H  # K, or 1 for a decay per head
