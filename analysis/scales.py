@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.comparison.cells import Cell, load_cells, members_of, slopes, table_of
+from analysis.comparison.cells import Cell, beside_controls, load_cells, members_of, slopes, table_of
 from analysis.comparison.relative_depth import transfer
 from analysis.input.runs import find_runs
 from analysis.output.cells_report import write
@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path) -> None:
     """The report of all cells. ValueError where there is none."""
     endpoints = load_endpoints(declared)
-    cells, left_out = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs, strict=bool(runs))
+    loaded, left_out = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs, strict=bool(runs))
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" * bool(left_out))
+    cells, controls = ([c for c in loaded if c.control is its] for its in (False, True))
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
     drift = table_of(cells, endpoints)
@@ -43,7 +44,13 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
     except ValueError as error:  # too few runs: what there is is still shown
         found, why = pd.DataFrame(), str(error)
     quoted = pd.concat([published(c.scores).assign(cell=c.name, teacher=c.teacher) for c in cells], ignore_index=True)
-    tables = {"drift": drift, "slopes": found, "published": quoted, "transfer": transfers(cells, endpoints)}
+    tables = {
+        "drift": drift,
+        "slopes": found,
+        "published": quoted,
+        "transfer": transfers(cells, endpoints),
+        "controls": beside_controls(controls, drift, endpoints),
+    }
     print(f"{out / 'scales.md'}:", *write(tables, why, left_out, endpoints, out), sep="\n  ")
 
 

@@ -39,6 +39,9 @@ IN_A_BAND = 100
 RECALL_LOST = 1.0
 """Nats: a teacher with a larger loss on the values of recall is excluded (docs/study.md), as its manifest tells it."""
 
+CONTROL = "-control"
+"""How the scale of a run ends that is no cell, but repeats one with a single thing changed."""
+
 HALVES = 64
 """Random halves of the items over which regret is averaged."""
 
@@ -52,6 +55,11 @@ class Cell(NamedTuple):
     tokens_per_parameter: float
     teacher: int  # the replicate: teacher, data, initialisation and order
     scores: Scores
+
+    @property
+    def control(self) -> bool:
+        """Whether it stands beside the cell of its name, and is no part of the slopes."""
+        return self.path.parent.name.endswith(CONTROL)
 
     @property
     def name(self) -> str:
@@ -150,6 +158,22 @@ def table_of(cells: Sequence[Cell], endpoints: Endpoints) -> pd.DataFrame:
 def _of_cell(table: pd.DataFrame, c: Cell) -> pd.DataFrame:
     same = {"layers": c.layers, "width": c.width, "tokens_per_parameter": c.tokens_per_parameter, "teacher": c.teacher}
     return table.assign(cell=c.name, **same, run=f"{c.scores.scale}/{c.scores.run}")
+
+
+def beside_controls(controls: Sequence[Cell], drift: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
+    """Halfway, the drift of every control, of the run that it repeats (the same cell and seed) and the difference, averaged over
+    the pairs: one row per control scale and endpoint, with the number of pairs and the smallest and largest difference."""
+    if not controls:
+        return pd.DataFrame()
+    found = at_share(table_of(controls, endpoints), 0.5).assign(scale=[c.path.parent.name for c in controls])
+    both = found.merge(at_share(drift, 0.5), on=["cell", "teacher"], suffixes=("", "_plain"))
+    frames = []
+    for name in DRIFTS:
+        its = both.assign(endpoint=name, control=both[name], plain=both[f"{name}_plain"], difference=both[name] - both[f"{name}_plain"])
+        frames.append(its[["scale", "endpoint", "control", "plain", "difference"]])
+    grouped = pd.concat(frames).groupby(["scale", "endpoint"], sort=False)
+    spread = grouped["difference"].agg(pairs="size", least="min", most="max")
+    return grouped.mean().join(spread).reset_index()
 
 
 def at_share(table: pd.DataFrame, share: float) -> pd.DataFrame:

@@ -47,6 +47,8 @@ def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoin
     lines += ["0: as at the end. The last rows of a cell's checkpoints before the end show training noise; step 0 is before training.", ""]
     lines += ["## Slopes per doubling", ""]
     lines += [f"None: {why}.", ""] if why else [*verdicts(found, endpoints.level), "", markdown(shown(found)), ""]
+    if len(tables["controls"]):
+        lines += ["## Controls: a cell repeated with one thing changed, halfway", "", markdown(tables["controls"]), ""]
     if len(tables["transfer"]):
         keep = ["small", "large", "band", "n", "regret", "regret_cost", "regret_random", "spearman"]
         mean = tables["transfer"][keep].groupby(["small", "large", "band"], as_index=False).mean()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +150,33 @@ def test_the_command_reads_run_directories_and_says_what_is_missing(tmp_path, mo
         assert scales.main([*typed, "--out", str(tmp_path)]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error
+
+
+def test_controls_stand_beside_their_cells_and_change_no_slope(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["".join(p) for p in itertools.product("FSKG", repeat=3)]
+    for layers, seed in itertools.product((3, 4), (0, 1)):
+        run_directory(tmp_path / f"l{layers}-h32/{seed}", layers, seed, names if layers == 3 else [f"F{n}" for n in names], rng)
+    shutil.copytree(tmp_path / "l3-h32/0", tmp_path / "l3-h32-control/0")
+    run_directory(tmp_path / "l3-h32-control/1", 3, 1, names, rng)
+    parts = list((tmp_path / "l3-h32-control/0/scores").rglob("*.parquet"))
+    for part in parts:  # a copy, but for the name that a table gives its scale
+        pd.read_parquet(part).assign(scale="l3-h32-control").to_parquet(part)
+    declared = tmp_path / "study.yaml"
+    declared.write_text("bands: [0.14, 0.57, 1.0]\nmin_placements: 8\ngroups: 4\n")
+    found = {}
+    for name in ("", "-control"):
+        runs = sorted(str(p) for p in tmp_path.glob("l*/*") if not p.parent.name.endswith("-control") or name)
+        assert scales.main([*runs, "--endpoints", str(declared), "--out", str(tmp_path / f"out{name}")]) == 0
+        found[name] = (tmp_path / f"out{name}/tables/slopes.csv").read_text()
+    assert found[""] == found["-control"]
+    assert (
+        "## Controls" in (tmp_path / "out-control/scales.md").read_text() and "## Controls" not in (tmp_path / "out/scales.md").read_text()
+    )
+    table = pd.read_csv(tmp_path / "out-control/tables/controls.csv").set_index("endpoint")
+    assert set(table["scale"]) == {"l3-h32-control"} and set(table["pairs"]) == {2}
+    assert (table[["least", "most"]].abs().min(axis=1) < 1e-9).all()  # the copy
+    drift = pd.read_csv(tmp_path / "out/tables/drift.csv")
+    plain = drift[(drift["cell"] == "l3-h32") & (drift["step"] == 50)]
+    assert table.loc["order", "plain"] == pytest.approx(plain["order"].mean())
+    assert table["difference"].to_numpy() == pytest.approx((table["control"] - table["plain"]).to_numpy())
