@@ -122,7 +122,7 @@ class Recipe(NamedTuple):
     """What two trainings must share to be replicates, as digests; both '' where a run has no config.yaml, so that its origin is unknown."""
 
     same: str  # all that determines a training but seeds and teacher: shapes, data, distillation, second stage
-    teacher: str  # the teacher, and the seed of the data, whose items it makes
+    teacher: str  # the teacher, by its sha256 where a manifest tells it, and the seed of the data, whose items it makes
 
 
 def recipe(run: str | Path) -> Recipe:
@@ -133,7 +133,8 @@ def recipe(run: str | Path) -> Recipe:
     data, stage = dict(its.get("data") or {}), its.get("stage") or "distill"
     seed = data.pop("seed", None)
     parts = [its.get("supernet"), stage, its.get("model"), data, its["distill"], its.get("sft") if stage == "sft" else None]
-    return Recipe(_digest(parts), _digest([its.get("teacher"), seed]))
+    teacher = (manifest(run).get("teacher") or {}).get("sha256") or its.get("teacher")
+    return Recipe(_digest(parts), _digest([teacher, seed]))
 
 
 def _digest(content: object) -> str:

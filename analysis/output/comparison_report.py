@@ -10,12 +10,12 @@ from analysis.comparison.transfer import SIMILAR_COST, TOLERANCE, transfer
 from analysis.cost import full_cost
 from analysis.input.runs import Recipe, describe, recipe, side_by_side
 from analysis.output import comparison_figures, style
-from analysis.output.words import verdict
+from analysis.output.words import lit, verdict
 from analysis.output.write import bullets, markdown, write_csv, write_text
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.reruns import rerun_agreement
 from analysis.stability.seeds import seeds_table
-from analysis.stability.settling import time_to_stability
+from analysis.stability.settling import overall, time_to_stability
 from analysis.table import Scores
 
 
@@ -53,7 +53,12 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
     last = transfers.groupby(["source", "target"], sort=False).tail(1)  # the final ranking of the source
     text = [
         "# Runs side by side",
-        bullets([_transfer_sentence(row, endpoints) for _, row in last.iterrows()]),
+        markdown(verdicts(times, described)),
+        "Bands of cost in FA-layer equivalents; the widest, over all costs, is inflated by trivial pairs. A verdict needs both endpoints, "
+        "resolution and regret: below, run by run.",
+        "## What the final ranking of one run says of another's",
+        markdown(ordered_alike(last)),
+        f"Shares of pairs, with {endpoints.level:.0%} intervals, where a coin gets 50%. "
         "Placements of two runs are matched one to one: equal ones first, the others by the mean of two total variation distances, of "
         "their mixers' shares in the whole placement and in the first, middle and last third of the depth; pairs further apart than "
         f"{TOLERANCE} are left out. Intervals: jackknife over placements. Pairs of similar cost differ by at most "
@@ -63,8 +68,6 @@ def report_comparison(runs: list[Path], results: list[tuple[Scores, dict[str, pd
         "## Time to stability",
         *(f"**{scores.scale}, run {scores.run}**\n\n{verdict_of(scores, tables)}" for scores, tables in results),
         markdown(times),
-        "## Transfer of final rankings",
-        markdown(last),
         *([] if seeds is None else ["## Training seeds and teachers: means over runs, Kendall's W of the runs", markdown(seeds)]),
         *(["## What another seed or teacher reaches at its end", markdown(reached(reruns, groups))] if len(reruns) else []),
         *([bullets(notes)] if notes else []),
@@ -176,17 +179,29 @@ def draw_comparison(stability: pd.DataFrame, endpoints: Endpoints, folder: Path)
     return captions
 
 
-def _transfer_sentence(row: pd.Series, endpoints: Endpoints) -> str:
-    names = f"{row['source_scale']} ({row['source']}) and {row['target_scale']} ({row['target']})"
-    if not row["n_pairs"] > 0:
-        return f"{names} share {row['n_matched']:.0f} matched placements: too few to compare rankings."
-    level = f"{endpoints.level:.0%}"
-    similar = "no pairs are of similar cost"
-    if row["similar_pairs"] > 0:
-        similar = f"{row['similar_accuracy']:.0%} ({level}: {row['similar_lo']:.0%}–{row['similar_hi']:.0%}) of the "
-        similar += f"{row['similar_pairs']:.0f} pairs of similar cost, where a coin gets 50%"
-    return (
-        f"{names}: the final ranking of the first orders {row['accuracy']:.0%} ({level}: {row['lo']:.0%}–{row['hi']:.0%}) of "
-        f"{row['n_pairs']:.0f} pairs of {row['n_matched']:.0f} matched placements as the second does (by cost alone "
-        f"{row['accuracy_cost']:.0%}), and {similar}."
-    )
+def verdicts(times: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
+    """A row per run, a column per cost band: the verdict of both endpoints together."""
+    rows = []
+    for run in described.itertuples():
+        its = times[times["run"] == run.run]
+        rows.append({"scale": run.scale, "run": run.run} | {str(b): lit(overall(rows_of(b, its)["verdict"])) for b in bands_in(its)})
+    return pd.DataFrame(rows).fillna("")
+
+
+def ordered_alike(last: pd.DataFrame) -> pd.DataFrame:
+    """How many pairs of matched placements two runs order alike: a row per pair of runs, shares in words."""
+
+    def share(row: dict, name: str, pairs: str, ends: tuple[str, str]) -> str:
+        return f"{row[name]:.0%} ({row[ends[0]]:.0%} to {row[ends[1]]:.0%})" if row[pairs] > 0 else "too few"
+
+    return pd.DataFrame([
+        {
+            "of": f"{row['source_scale']} {row['source']}",
+            "for": f"{row['target_scale']} {row['target']}",
+            "placements": int(row["n_matched"]),
+            "ordered alike": share(row, "accuracy", "n_pairs", ("lo", "hi")),
+            "of similar cost": share(row, "similar_accuracy", "similar_pairs", ("similar_lo", "similar_hi")),
+            "by cost alone": f"{row['accuracy_cost']:.0%}" if row["n_pairs"] > 0 else "",
+        }
+        for row in last.to_dict("records")
+    ])  # fmt: skip

@@ -11,7 +11,7 @@ from analysis.input.provenance import about, losses
 from analysis.input.runs import describe, noted
 from analysis.output import run_figures, style
 from analysis.output.page import page_data, write_page
-from analysis.output.words import FEW_ITEMS, frontier_of_one, verdict, warn
+from analysis.output.words import FEW_ITEMS, frontier_of_one, lit, verdict, warn
 from analysis.output.write import bullets, markdown, write_csv, write_text
 from analysis.stability.checkpoints import analyse, mean_tau
 from analysis.stability.endpoints import Endpoints
@@ -193,10 +193,6 @@ def draw_losses(scores: Scores, table: pd.DataFrame, folder: Path) -> dict[str, 
             "steps. Ticks above: the checkpoints that were scored."}  # fmt: skip
 
 
-LIGHTS = {"settled": "🟢", "settled before training": "🟢", "as settled as a rerun": "🟢", "undecided": "🟡", "not settled": "🔴"}
-"""Of the verdicts; what has none has no data."""
-
-
 def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The verdicts of a run: a row per band and endpoint, with its light, and the number and interval halfway through training."""
     times, stability = tables["time_to_stability"], tables["stability"]
@@ -211,7 +207,7 @@ def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         number = f"{value:.3g} ({low:.3g} to {high:.3g})" if np.isfinite([value, low]).all() else "-"
         rows.append({
             "cost": f"{time.band_lo:.3g}–{time.band_hi:.3g}", "placements": int(now["n_placements"]), "endpoint": time.endpoint,
-            "verdict": f"{LIGHTS.get(time.verdict, '⚪')} {time.verdict}", "from token": style.count(time.tokens) if time.reached else "-",
+            "verdict": lit(time.verdict), "from token": style.count(time.tokens) if time.reached else "-",
             f"at {style.count(half)} tokens": number,
         })  # fmt: skip
     return pd.DataFrame(rows)

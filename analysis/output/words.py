@@ -13,6 +13,15 @@ FEW_ITEMS, LOW_CEILING, WIDE = 30, 0.5, 0.5
 """Below (width: above) these the report warns."""
 
 
+LIGHTS = {"settled": "🟢", "settled before training": "🟢", "as settled as a rerun": "🟢", "undecided": "🟡", "not settled": "🔴"}
+"""Of the verdicts; what has none has no data."""
+
+
+def lit(verdict: str) -> str:
+    """A verdict behind its light."""
+    return f"{LIGHTS.get(verdict, '⚪')} {verdict}"
+
+
 def warn(scores: Scores, tables: dict[str, pd.DataFrame]) -> list[str]:
     """What makes the answer of this run wide or narrow in scope, a sentence each."""
     found = [f"One training seed ({scores.seed}): nothing is said about how rankings differ between trainings."]

@@ -1,5 +1,7 @@
 """Replicates: which runs are reruns of each other, what another seed and another teacher reach, and what of it varies."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -41,6 +43,20 @@ def test_a_recipe_is_what_seeds_and_teachers_share(folders, tmp_path):
     a1, a2, b1, other = (recipe(folders[name]) for name in RUNS)
     assert a1 == a2 and a1.same == b1.same != other.same and a1.teacher == other.teacher != b1.teacher
     assert recipe(tmp_path) == Recipe("", "")
+
+
+def test_a_teacher_is_known_by_its_weights_where_a_manifest_tells_them(folders, tmp_path):
+    """An option that a later version adds makes no other teacher of it; the same options on another CPU do."""
+    found = []
+    for name, sha256, options in (("old", "aa", {}), ("new", "aa", {"depth_scaled": False}), ("elsewhere", "bb", {})):
+        run = tmp_path / name
+        shutil.copytree(folders["a1"], run)
+        its = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(its | {"teacher": its["teacher"] | options}))
+        (run / "manifest.json").write_text(json.dumps({"teacher": {"sha256": sha256}}))
+        found.append(recipe(run))
+    old, new, elsewhere = found
+    assert old == new and new.same == elsewhere.same and new.teacher != elsewhere.teacher
 
 
 def test_only_a_rerun_excuses_what_is_not_settled(folders, quick, tmp_path):

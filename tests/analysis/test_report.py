@@ -117,7 +117,12 @@ def test_comparison(finished):
     transfer = pd.read_csv(tables / "transfer.csv")
     assert set(zip(transfer["source"], transfer["target"], strict=True)) == {("run-s", "run-d"), ("run-d", "run-s")}
     text = (finished / "comparison" / "report.md").read_text()
-    assert "of similar cost, where a coin gets 50%" in text.splitlines()[2]
+    lines = text.splitlines()
+    assert lines[2].startswith("| scale | run |")
+    assert sorted(line.split(" | ")[1] for line in lines[4:6]) == ["run-d", "run-s"] and all("not enough data" in line for line in lines[4:6])
+    last = transfer.groupby(["source", "target"]).last().loc[("run-s", "run-d")]
+    row = next(line for line in lines if line.startswith("| small run-s |"))
+    assert f"| {last['n_matched']:.0f} | {last['accuracy']:.0%} ({last['lo']:.0%} to {last['hi']:.0%}) |" in row
     for name in ("scales_share_of_training", "scales_tokens_per_parameter"):
         assert (finished / "comparison" / "figures" / f"{name}.png").exists() and f"figures/{name}.png" in text
 
