@@ -11,7 +11,7 @@ from analysis.input.provenance import about, losses
 from analysis.input.runs import describe, noted
 from analysis.output import run_figures, style
 from analysis.output.page import page_data, write_page
-from analysis.output.words import FEW_ITEMS, frontier_of_one, lit, verdict, warn
+from analysis.output.words import FEW_ITEMS, frontier_of_one, interval, lit, verdict, warn
 from analysis.output.write import bullets, markdown, write_csv, write_text
 from analysis.stability.checkpoints import analyse, mean_tau
 from analysis.stability.endpoints import Endpoints
@@ -19,13 +19,9 @@ from analysis.stability.pareto import uniform_reference
 from analysis.statistics.intervals import of_mean
 from analysis.table import Scores
 
-SHOWN = [
-    "step", "tokens", "band_lo", "band_hi", "n_placements", "resolution", "resolution_lo", "resolution_hi", "order", "order_lo", "order_hi",
-    "order_start", "regret_share", "regret_share_lo", "regret_share_hi", "linear", "linear_lo", "linear_hi", "spearman", "tau",
-    "tau_cross", "ceiling", "ratio", "ratio_lo", "ratio_hi", "regret",
-    "regret_lo", "regret_hi", "regret_random", "decision_accuracy", "topk_overlap", "topk_chance",
-]  # fmt: skip
-"""Columns of tables/stability.csv that report.md repeats."""
+ENDPOINTS_SHOWN = {"resolution": "resolution", "order": "order at the margin", "regret_share": "regret share", "linear": "linear",
+                   "ratio": "τ/ceiling"}  # fmt: skip
+"""What report.md repeats of tables/stability.csv, with intervals."""
 
 
 RANKED = 5
@@ -157,15 +153,17 @@ def report(scores: Scores, run: Path, endpoints: Endpoints, out: Path) -> dict[s
         f"{endpoints.delta_settled:g} nats/token are final and where choosing loses less than {endpoints.regret_threshold:.0%} of "
         "what it can gain. "
         "Every column is explained in docs/statistics.md.",
-        "## Stability",
-        markdown(tables["time_to_stability"].drop(columns="run")),
-        markdown(tables["stability"][SHOWN]),
-        "## As published: the whole range of costs, before training beside it",
-        markdown(tables["published"].drop(columns=["run", "n_placements", "n_items"])),
-        "## Frontier",
-        markdown(tables["pareto_drift"].drop(columns=["run", "n_placements", "n_items"])),
         "## Figures",
         *(f"![{name}](figures/{name}.png)\n\n{caption}" for name, caption in captions.items()),
+        "## Agreement with the end, over training",
+        "With intervals; more columns are in tables/stability.csv.",
+        markdown(agreement(tables["stability"])),
+        "## As published: the whole range of costs, before training beside it",
+        markdown(tables["published"].drop(columns=["run", "n_placements", "n_items"])),
+        "## Frontier over training",
+        "Of its members at the end: how many are found, on other items, and what keeping the frontier of that time would cost at the end "
+        "(nats/token, mean over budgets). More columns are in tables/pareto_drift.csv.",
+        markdown(frontiers(tables["pareto_drift"])),
     ]
     write_text("\n\n".join(text).replace("nats/token", scores.unit) + "\n", out / "report.md")
     page(scores, run, tables, endpoints, out)
@@ -211,6 +209,31 @@ def at_a_glance(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             f"at {style.count(half)} tokens": number,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def agreement(stability: pd.DataFrame) -> pd.DataFrame:
+    """A row per band and checkpoint: the endpoints with their intervals."""
+    rows = []
+    for band in bands_in(stability):
+        for _, row in rows_of(band, stability).iterrows():
+            its = {words: interval(row, name, 3 if name == "resolution" else 2) for name, words in ENDPOINTS_SHOWN.items()}
+            rows.append({"cost": str(band), "token": style.count(row["tokens"])} | its)
+    return pd.DataFrame(rows)
+
+
+def frontiers(drift: pd.DataFrame) -> pd.DataFrame:
+    """A row per checkpoint: members, the share of the final ones that is found, and what keeping this frontier would lose."""
+    return pd.DataFrame([
+        {
+            "token": style.count(row["tokens"]),
+            "members": int(row["size"]),
+            "shared": interval(row, "shared_cross", 2),
+            "shared at best": row["shared_ceiling"],
+            "loss": interval(row, "loss", 3),
+            "loss of random ones": row["loss_random"],
+        }
+        for _, row in drift.iterrows()
+    ])  # fmt: skip
 
 
 def one_checkpoint(scores: Scores, run: Path, tables: dict[str, pd.DataFrame], out: Path) -> str:

@@ -119,7 +119,7 @@ def _over_heads(kernel: Callable, tensors: tuple[Tensor, ...], heads: int, *scra
 
 def in_threads(work: Callable[[int, int], None], count: int, numbers: int) -> None:
     """``work(first, last)`` over ``count`` equal parts, on at most torch's number of threads, and fewer where there are few ``numbers``."""
-    threads = min(torch.get_num_threads(), count, 1 + numbers // SMALL)
+    threads = max(1, min(torch.get_num_threads(), count, 1 + numbers // SMALL))
     cuts = [count * i // threads for i in range(threads + 1)]
     if threads == 1:
         return work(0, count)

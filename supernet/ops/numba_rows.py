@@ -64,6 +64,11 @@ def _memory(x: Tensor) -> np.ndarray:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
+def _copy(x, out):  # noqa: ANN001, ANN202
+    for j in range(x.size):
+        out[j] = x[j]
+
+
 def _widen(x, out):  # noqa: ANN001, ANN202
     """A row of float32 or of bfloat16's bits -> float32."""
 
@@ -78,11 +83,7 @@ def _widen_of(x, out):  # noqa: ANN001, ANN202, ARG001
         for j in range(x.size):
             out[j] = np.uint32(np.uint32(x[j]) << HALF_BITS).view(np.float32)  # numba widens a shift to 64 bits
 
-    def same(x, out):  # noqa: ANN001, ANN202
-        for j in range(x.size):
-            out[j] = x[j]
-
-    return bits if x.dtype == types.uint16 else same
+    return bits if x.dtype == types.uint16 else _copy
 
 
 @overload(_narrow)
@@ -93,11 +94,7 @@ def _narrow_of(x, out):  # noqa: ANN001, ANN202, ARG001
             odd = np.uint32(np.uint32(whole >> HALF_BITS) & ODD)
             out[j] = np.uint16(np.uint32(whole + np.uint32(NEAREST + odd)) >> HALF_BITS)
 
-    def same(x, out):  # noqa: ANN001, ANN202
-        for j in range(x.size):
-            out[j] = x[j]
-
-    return bits if out.dtype == types.uint16 else same
+    return bits if out.dtype == types.uint16 else _copy
 
 
 @_distinct

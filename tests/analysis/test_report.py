@@ -67,6 +67,7 @@ def test_every_file_is_there(finished):
         assert names == sorted(f"{name}.{suffix}" for name in FILES["figures"] for suffix in ("pdf", "png"))
         text = (finished / run / "report.md").read_text()
         assert all(f"figures/{name}.png" in text for name in FILES["figures"])
+        assert max(line.count("|") for line in text.splitlines()) <= 11, "a table that no one can read"
     assert not list(finished.rglob("*.tmp"))
 
 
@@ -119,7 +120,9 @@ def test_comparison(finished):
     text = (finished / "comparison" / "report.md").read_text()
     lines = text.splitlines()
     assert lines[2].startswith("| scale | run |")
-    assert sorted(line.split(" | ")[1] for line in lines[4:6]) == ["run-d", "run-s"] and all("not enough data" in line for line in lines[4:6])
+    assert sorted(line.split(" | ")[1] for line in lines[4:6]) == ["run-d", "run-s"] and all(
+        "not enough data" in line for line in lines[4:6]
+    )
     last = transfer.groupby(["source", "target"]).last().loc[("run-s", "run-d")]
     row = next(line for line in lines if line.startswith("| small run-s |"))
     assert f"| {last['n_matched']:.0f} | {last['accuracy']:.0%} ({last['lo']:.0%} to {last['hi']:.0%}) |" in row
