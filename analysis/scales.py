@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.comparison.cells import Cell, beside_controls, load_cells, members_of, slopes, table_of
+from analysis.comparison.cells import SHARES, Cell, beside_controls, cooled, load_cells, members_of, slopes, table_of
 from analysis.comparison.relative_depth import transfer
 from analysis.input.runs import find_runs
 from analysis.output.cells_report import write
@@ -38,11 +38,8 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
     cells, controls = ([c for c in loaded if c.control is its] for its in (False, True))
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
-    drift = table_of(cells, endpoints)
-    try:
-        found, why = slopes(cells, drift, endpoints), ""
-    except ValueError as error:  # too few runs: what there is is still shown
-        found, why = pd.DataFrame(), str(error)
+    drift, found, why = _drift_and_slopes(cells, endpoints, SHARES)
+    to_cooled, found_to_cooled, _ = _drift_and_slopes(cooled(cells, costs), endpoints, SHARES[:3])
     quoted = pd.concat([published(c.scores).assign(cell=c.name, teacher=c.teacher) for c in cells], ignore_index=True)
     tables = {
         "drift": drift,
@@ -50,8 +47,19 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
         "published": quoted,
         "transfer": transfers(cells, endpoints),
         "controls": beside_controls(controls, drift, endpoints),
+        "drift_to_cooled": to_cooled,
+        "slopes_to_cooled": found_to_cooled,
     }
     print(f"{out / 'scales.md'}:", *write(tables, why, left_out, endpoints, out), sep="\n  ")
+
+
+def _drift_and_slopes(cells: Sequence[Cell], endpoints: Endpoints, shares: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Drift of every run, slopes, and '' or why there are none: what too few runs have is still shown."""
+    drift = table_of(cells, endpoints) if cells else pd.DataFrame()
+    try:
+        return drift, slopes(cells, drift, endpoints, shares) if cells else pd.DataFrame(), ""
+    except ValueError as error:
+        return drift, pd.DataFrame(), str(error)
 
 
 def transfers(cells: Sequence[Cell], endpoints: Endpoints) -> pd.DataFrame:

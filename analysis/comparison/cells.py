@@ -4,7 +4,7 @@ Letters: S steps (the last is T), P placements, I items, G groups of items, R ra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ DRIFTS = ("order", "choice", "landscape", "tau", "whole_range")
 """Endpoints, 0 where nothing drifts: 1 - order at the declared margin; regret share; 1 - linear correlation; 1 - τ-b in the bands;
 1 - Spearman over the whole range."""
 
-SHARES = (0.25, 0.5, 0.75)
-"""Of the training: when the slopes are taken. 1/2 is the primary one."""
+SHARES = (0.25, 0.5, 0.75, 63 / 64)
+"""Of the training: when the slopes are taken. 1/2 is the primary one; the last is the neighbour of the end, which shows training noise."""
 
 REFERENCE = (5, 64)
 """Layers and width at which the intercept is read."""
@@ -97,6 +97,22 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, strict: b
         model = its["model"]
         cells.append(Cell(path, model["layers"], model["hidden"], distill["tokens_per_parameter"], its["teacher"]["seed"], scores))
     return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher)), left_out
+
+
+def cooled(cells: Sequence[Cell], costs: str | Path | None = None) -> list[Cell]:
+    """The cells that have a cooled copy, with this as their last step: one more checkpoint, whose rate fell to 0 after the end. A single
+    checkpoint at a constant rate is noisy; this one is less so."""
+    found = []
+    for cell in cells:
+        path = cell.path.with_name(f"{cell.path.name}-cooled")
+        if not path.is_dir():
+            continue
+        its, own = load_scores(path, costs), cell.scores
+        if (its.placements, its.items) == (own.placements, own.items):
+            steps, tokens = (np.append(a, b[-1]) for a, b in ((own.steps, its.steps), (own.tokens, its.tokens)))
+            quality = np.concatenate([own.quality, its.quality[-1:]])
+            found.append(cell._replace(scores=replace(own, steps=steps, tokens=tokens, quality=quality)))
+    return found
 
 
 def members_of(scores: Scores, endpoints: Endpoints) -> list[tuple[float, np.ndarray]]:
@@ -244,7 +260,7 @@ def _errors(rest: np.ndarray, X: np.ndarray, V: np.ndarray, variance: float) -> 
     return np.sqrt(np.maximum(robust, own) if alone else robust)
 
 
-def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
+def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints, shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """One row per endpoint, share of the training and coefficient.
 
     Columns: value, lo, hi (level of the endpoints), error, of which items (standard error from groups of items left out in all runs at
@@ -254,7 +270,7 @@ def slopes(cells: Sequence[Cell], table: pd.DataFrame, endpoints: Endpoints) -> 
     """
     left = [_without(cells, endpoints, g) for g in range(endpoints.groups)]
     rows, why = [], ""
-    for share in SHARES:
+    for share in shares:
         for name in DRIFTS:
             try:
                 found = _fit_at(table, name, share)

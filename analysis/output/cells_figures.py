@@ -23,6 +23,9 @@ def drift_over_training(ax: Axes, drift: pd.DataFrame, endpoint: str, label: str
             half = inner.std() / np.sqrt(inner.size()) * [quantile(0.95, n - 1) for n in inner.size()]
             ax.fill_between(mean["share"], mean[endpoint] - half, mean[endpoint] + half, color=colour, alpha=0.15, linewidth=0)
         ax.plot(mean["share"], mean[endpoint], color=colour, marker=MARKERS[n % len(MARKERS)], label=cell)
+    low, high = drift[endpoint].min(), drift[endpoint].max()
+    if low < high:  # the runs decide what is seen: an interval of two teachers may be ten times as wide
+        ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     ax.plot(1, 0, marker="o", markerfacecolor="white", color=GREY, linestyle="none", label="the end itself")
     ax.set_xlabel("share of the training")
     ax.set_ylabel(f"drift of {label}")
@@ -37,7 +40,7 @@ def slopes_beside(ax: Axes, slopes: pd.DataFrame, endpoint: str) -> None:
     if rows.empty:
         ax.text(0.5, 0.5, "too few runs", transform=ax.transAxes, ha="center", color=GREY)
         return
-    labels = [f"{row.coefficient}, at {row.share:g}" for row in rows.itertuples()]
+    labels = [f"{row.coefficient}, at {row.share:.2g}" for row in rows.itertuples()]
     y = np.arange(len(rows))
     bars = np.abs(rows[["lo", "hi"]].to_numpy() - rows[["value"]].to_numpy()).T
     ax.barh(y, 2 * rows["detectable"], left=-rows["detectable"], color="#ececec", height=0.7)

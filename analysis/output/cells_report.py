@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.comparison.cells import DRIFTS, at_share
+from analysis.comparison.cells import DRIFTS, SHARES, at_share
 from analysis.output.cells_figures import drift_over_training, slopes_beside
 from analysis.output.style import figure, save
 from analysis.output.write import bullets, markdown, write_csv, write_text
@@ -24,17 +24,23 @@ def write(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoi
         if len(table):
             paths.append(out / "tables" / f"{name}.csv")
             write_csv(table, paths[-1])
-    drift, found = tables["drift"], tables["slopes"]
+    for name, suffix in (("scales", ""), ("cooled", "_to_cooled")):
+        if len(tables[f"drift{suffix}"]):
+            paths.append(out / "figures" / f"{name}.png")
+            draw(tables[f"drift{suffix}"], tables[f"slopes{suffix}"], paths[-1].with_suffix(""))
+    write_text("\n".join(text(tables, why, left_out, endpoints)) + "\n", out / "scales.md")
+    return paths
+
+
+def draw(drift: pd.DataFrame, found: pd.DataFrame, path: Path) -> None:
+    """The primary endpoints over training, a line per cell, and their slopes beside them."""
     rows = len(PRIMARY)
-    with figure(rows, 2.2, 6.8, ncols=2, gridspec_kw={"width_ratios": (1.7, 1)}) as (fig, _):
+    with figure(rows, 2.4, 6.8, ncols=2, gridspec_kw={"width_ratios": (1.7, 1)}) as (fig, _):
         axes = np.array(fig.axes).reshape(rows, 2)
         for n, name in enumerate(PRIMARY):
             drift_over_training(axes[n, 0], drift, name, WORDS[name])
             slopes_beside(axes[n, 1], found, name)
-        save(fig, out / "figures" / "scales")
-    paths.append(out / "figures" / "scales.png")
-    write_text("\n".join(text(tables, why, left_out, endpoints)) + "\n", out / "scales.md")
-    return paths
+        save(fig, path)
 
 
 def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoints: Endpoints) -> list[str]:
@@ -47,6 +53,17 @@ def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoin
     lines += ["0: as at the end. The last rows of a cell's checkpoints before the end show training noise; step 0 is before training.", ""]
     lines += ["## Slopes per doubling", ""]
     lines += [f"None: {why}.", ""] if why else [*verdicts(found, endpoints.level), "", markdown(shown(found)), ""]
+    if len(tables["drift_to_cooled"]):
+        lines += ["## With the cooled copy as the end (not registered)", ""]
+        lines += [
+            "A single checkpoint at a constant rate carries training noise, and so does the end. Here the end is the copy whose rate falls "
+            "to 0 afterwards; halfway is as before.",
+            "",
+        ]
+        lines += [markdown(halfway(tables["drift_to_cooled"], "end at the constant rate")), ""]
+        if len(tables["slopes_to_cooled"]):
+            its = tables["slopes_to_cooled"]
+            lines += [*verdicts(its, endpoints.level), "", markdown(shown(its)), ""]
     if len(tables["controls"]):
         lines += ["## Controls: a cell repeated with one thing changed, halfway", "", markdown(tables["controls"]), ""]
     if len(tables["transfer"]):
@@ -58,10 +75,10 @@ def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoin
     return lines
 
 
-def halfway(drift: pd.DataFrame) -> pd.DataFrame:
-    """Per cell: every endpoint at step 0, halfway, and at the last neighbour of the end."""
+def halfway(drift: pd.DataFrame, before: str = "just before the end") -> pd.DataFrame:
+    """Per cell: every endpoint at step 0, halfway, and at the last checkpoint before the end, which is called ``before``."""
     last = drift.groupby("run")["share"].transform(lambda s: s[s < 1].max())
-    parts = {"step 0": at_share(drift, 0.0), "halfway": at_share(drift, 0.5), "just before the end": drift[drift["share"] == last]}
+    parts = {"step 0": at_share(drift, 0.0), "halfway": at_share(drift, 0.5), before: drift[drift["share"] == last]}
     frames = [
         part.groupby(["layers", "width", "cell"], as_index=False)[list(DRIFTS)].mean().assign(when=when) for when, part in parts.items()
     ]
@@ -71,7 +88,7 @@ def halfway(drift: pd.DataFrame) -> pd.DataFrame:
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
     columns = ["endpoint", "share", "coefficient", "value", "lo", "hi", "items", "detectable", "degrees"]
-    return found.loc[(found["coefficient"] != "intercept") & (found["share"] == 0.5), columns]
+    return found.loc[(found["coefficient"] != "intercept") & found["share"].isin([SHARES[1], SHARES[-1]]), columns]
 
 
 def verdicts(found: pd.DataFrame, level: float) -> list[str]:

@@ -180,3 +180,29 @@ def test_controls_stand_beside_their_cells_and_change_no_slope(tmp_path):
     plain = drift[(drift["cell"] == "l3-h32") & (drift["step"] == 50)]
     assert table.loc["order", "plain"] == pytest.approx(plain["order"].mean())
     assert table["difference"].to_numpy() == pytest.approx((table["control"] - table["plain"]).to_numpy())
+
+
+def test_the_cooled_copy_is_the_end_of_a_second_table(tmp_path):
+    """Here the end at the constant rate is noise and the cooled copy is what halfway was: drift to the one is large, to the other none."""
+    rng = np.random.default_rng(0)
+    names = ["".join(p) for p in itertools.product("FSKG", repeat=3)]
+    for layers, seed in itertools.product((3, 4), (0, 1, 2)):
+        run = tmp_path / f"l{layers}-h32/{seed}"
+        run_directory(run, layers, seed, names if layers == 3 else [f"F{n}" for n in names], rng)
+        shutil.copytree(run, run.with_name(f"{seed}-cooled"))
+        for step in (0, 25, 75, 98, 100):
+            shutil.rmtree(run.with_name(f"{seed}-cooled") / f"scores/step-{step:06d}")
+        for part in list(run.with_name(f"{seed}-cooled").rglob("*.parquet")):
+            frame = pd.read_parquet(part).assign(step=112, tokens=1120, run=f"{seed}-cooled")
+            shutil.rmtree(part.parent)
+            write_part(frame, part.parents[1] / "step-000112/part-0.parquet")
+    declared = tmp_path / "study.yaml"
+    declared.write_text("bands: [0.14, 0.57, 1.0]\nmin_placements: 8\ngroups: 4\n")
+    runs = [str(p) for p in sorted(tmp_path.glob("l*/[0-9]"))]
+    assert scales.main([*runs, "--endpoints", str(declared), "--out", str(tmp_path / "out")]) == 0
+    plain, cooled = (pd.read_csv(tmp_path / f"out/tables/drift{name}.csv") for name in ("", "_to_cooled"))
+    assert set(cooled["step"]) == set(plain["step"]) | {112}
+    assert (cooled.loc[cooled["step"] == 50, "order"].abs() < 1e-9).all() and (plain.loc[plain["step"] == 50, "order"] > 0.02).any()
+    assert set(pd.read_csv(tmp_path / "out/tables/slopes_to_cooled.csv")["share"]) == {0.25, 0.5, 0.75}
+    assert "## With the cooled copy as the end (not registered)" in (tmp_path / "out/scales.md").read_text()
+    assert (tmp_path / "out/figures/cooled.png").stat().st_size > 10_000
