@@ -46,7 +46,8 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
         "slopes": found,
         "published": quoted,
         "transfer": transfers(cells, endpoints),
-        "controls": beside_controls(controls, drift, endpoints),
+        "controls": beside_controls(controls, drift, endpoints, (SHARES[1], SHARES[-1])),
+        "controls_to_cooled": beside_controls(cooled(controls, costs), to_cooled, endpoints, SHARES[1:2]),
         "drift_to_cooled": to_cooled,
         "slopes_to_cooled": found_to_cooled,
     }

@@ -176,18 +176,20 @@ def _of_cell(table: pd.DataFrame, c: Cell) -> pd.DataFrame:
     return table.assign(cell=c.name, **same, run=f"{c.scores.scale}/{c.scores.run}")
 
 
-def beside_controls(controls: Sequence[Cell], drift: pd.DataFrame, endpoints: Endpoints) -> pd.DataFrame:
-    """Halfway, the drift of every control, of the run that it repeats (the same cell and seed) and the difference, averaged over
-    the pairs: one row per control scale and endpoint, with the number of pairs and the smallest and largest difference."""
-    if not controls:
+def beside_controls(controls: Sequence[Cell], drift: pd.DataFrame, endpoints: Endpoints, shares: Sequence[float]) -> pd.DataFrame:
+    """The drift of every control at shares of the training, of the run that it repeats (the same cell and seed) and the difference,
+    averaged over the pairs: a row per control scale, share and endpoint, with the number of pairs and the least and largest difference."""
+    if not controls or drift.empty:
         return pd.DataFrame()
-    found = at_share(table_of(controls, endpoints), 0.5).assign(scale=[c.path.parent.name for c in controls])
-    both = found.merge(at_share(drift, 0.5), on=["cell", "teacher"], suffixes=("", "_plain"))
+    own = table_of(controls, endpoints)
+    scale_of = {f"{c.scores.scale}/{c.scores.run}": c.path.parent.name for c in controls}
     frames = []
-    for name in DRIFTS:
-        its = both.assign(endpoint=name, control=both[name], plain=both[f"{name}_plain"], difference=both[name] - both[f"{name}_plain"])
-        frames.append(its[["scale", "endpoint", "control", "plain", "difference"]])
-    grouped = pd.concat(frames).groupby(["scale", "endpoint"], sort=False)
+    for share in shares:
+        both = at_share(own, share).merge(at_share(drift, share), on=["cell", "teacher"], suffixes=("", "_plain"))
+        for name in DRIFTS:
+            its = {"control": both[name], "plain": both[f"{name}_plain"], "difference": both[name] - both[f"{name}_plain"]}
+            frames.append(pd.DataFrame(its).assign(scale=both["run"].map(scale_of), share=share, endpoint=name))
+    grouped = pd.concat(frames).groupby(["scale", "share", "endpoint"], sort=False)
     spread = grouped["difference"].agg(pairs="size", least="min", most="max")
     return grouped.mean().join(spread).reset_index()
 

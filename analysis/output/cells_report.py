@@ -65,7 +65,9 @@ def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoin
             its = tables["slopes_to_cooled"]
             lines += [*verdicts(its, endpoints.level), "", markdown(shown(its)), ""]
     if len(tables["controls"]):
-        lines += ["## Controls: a cell repeated with one thing changed, halfway", "", markdown(tables["controls"]), ""]
+        lines += ["## Controls: a cell repeated with one thing changed", "", markdown(tables["controls"]), ""]
+    if len(tables["controls_to_cooled"]):
+        lines += ["With the cooled copies as the end:", "", markdown(tables["controls_to_cooled"]), ""]
     if len(tables["transfer"]):
         keep = ["small", "large", "band", "n", "regret", "regret_cost", "regret_random", "spearman"]
         mean = tables["transfer"][keep].groupby(["small", "large", "band"], as_index=False).mean()

@@ -173,7 +173,9 @@ def test_controls_stand_beside_their_cells_and_change_no_slope(tmp_path):
     assert (
         "## Controls" in (tmp_path / "out-control/scales.md").read_text() and "## Controls" not in (tmp_path / "out/scales.md").read_text()
     )
-    table = pd.read_csv(tmp_path / "out-control/tables/controls.csv").set_index("endpoint")
+    both = pd.read_csv(tmp_path / "out-control/tables/controls.csv")
+    assert sorted(set(both["share"])) == [0.5, 63 / 64]
+    table = both[both["share"] == 0.5].set_index("endpoint")
     assert set(table["scale"]) == {"l3-h32-control"} and set(table["pairs"]) == {2}
     assert (table[["least", "most"]].abs().min(axis=1) < 1e-9).all()  # the copy
     drift = pd.read_csv(tmp_path / "out/tables/drift.csv")
