@@ -266,7 +266,9 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, together: int) -> 
         for letter in block.mixers:
             rows = [i for i, p in enumerate(parents) if letter in trie.next_letters[p]]
             if rows:
-                some, some_normed = (x, normed) if len(rows) == len(parents) else (x[rows], normed[rows])
+                beside = rows[-1] - rows[0] + 1 == len(rows)  # as they mostly are: then nothing is copied
+                these = slice(rows[0], rows[-1] + 1) if beside else rows
+                some, some_normed = x[these], normed[these]
                 mixed = _mixed(block.mixers[letter], some_normed.view(-1, T, D), first)
                 yield [parents[i] + letter for i in rows], some.view(-1, T, D)[:, first:] + mixed
 

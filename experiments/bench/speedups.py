@@ -64,14 +64,15 @@ Other benchmarks (`python -m experiments.bench NAME`) print their tables: see `-
     print(text)
 
 
-def least(function: Callable[[], object], repeats: int = 5) -> float:
-    """The least CPU time of this thread, of several calls after one to warm up."""
+def in_turn(old: Callable[[], object], new: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """The least CPU time of this thread of each, called in turn after once to warm up: what disturbs the machine disturbs both."""
     times = []
-    for _ in range(repeats + 1):
-        start = time.thread_time()
-        function()
-        times.append(time.thread_time() - start)
-    return min(times[1:])
+    for _ in range(rounds + 1):
+        for function in (old, new):
+            start = time.thread_time()
+            function()
+            times.append(time.thread_time() - start)
+    return min(times[2::2]), min(times[3::2])
 
 
 def delta_rule() -> Iterator[tuple]:
@@ -83,22 +84,14 @@ def delta_rule() -> Iterator[tuple]:
             g = -0.1 * torch.rand(batch, tokens, heads, channels, generator=random)
             beta = torch.rand(batch, tokens, heads, generator=random)
             inputs = [nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1), v, g, beta]
-            times = [[forward_and_backward(delta_way(way), inputs)] for way in ("torch", "numba")]
-            for i, part in enumerate(("forward", "backward")):
-                yield f"delta rule, {name}, {scale}, {part}", "torch, chunked", "numba", *(t[0][i] for t in times)
-
-
-def forward_and_backward(way: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[float, float]:
-    with torch.inference_mode():
-        forward = least(lambda: way(*inputs))
-    leaves = [x.requires_grad_() for x in inputs]
-    backward = []
-    for _ in range(6):
-        o = way(*leaves)
-        start = time.thread_time()
-        torch.autograd.grad(o.sum(), leaves)
-        backward.append(time.thread_time() - start)
-    return forward, min(backward[1:])
+            ways = [delta_way(way) for way in ("torch", "numba")]
+            with torch.inference_mode():
+                forward = in_turn(*(partial(way, *inputs) for way in ways), 40)
+            leaves = [x.requires_grad_() for x in inputs]
+            losses_of = [way(*leaves).sum() for way in ways]
+            backward = in_turn(*(partial(torch.autograd.grad, loss, leaves, retain_graph=True) for loss in losses_of), 20)
+            for part, seconds in (("forward", forward), ("backward", backward)):
+                yield f"delta rule, {name}, {scale}, {part}", "torch, chunked", "numba", *seconds
 
 
 @contextmanager
@@ -123,9 +116,11 @@ def kl(dtype: str) -> tuple:
             total = sum(losses.kl_losses(student, teacher, head, head, mask))
         torch.autograd.grad(total, student)
 
-    with recomputed_kl():
-        old = least(both, 2)
-    return f"KL both ways with gradient, 135m, 768 tokens, {dtype}", "recomputed chunks", "one pass by blocks", old, least(both, 2)
+    def old() -> None:
+        with recomputed_kl():
+            both()
+
+    return f"KL both ways with gradient, 135m, 768 tokens, {dtype}", "recomputed chunks", "one pass by blocks", *in_turn(old, both, 3)
 
 
 def model_of(config: SupernetConfig, dtype: torch.dtype) -> Supernet:
@@ -139,9 +134,9 @@ def items_of(count: int, tokens: int, prompt: int, vocab: int) -> list[Item]:
     return [Item(f"item-{i}", "random", torch.from_numpy(rng.integers(vocab, size=tokens)), prompt) for i in range(count)]
 
 
-def scoring_seconds(way: str, *arguments: object) -> float:
+def sweep_by(way: str, *arguments: object) -> None:
     kernels.use(way)
-    return least(lambda: score(*arguments, 1 << 30), 1)
+    score(*arguments, 1 << 30)
 
 
 @contextmanager
@@ -156,9 +151,12 @@ def whole_last_layer() -> Iterator[None]:
 
 def old_and_new(*arguments: object) -> tuple[str, str, float, float]:
     """Names and seconds of the sweep as it was, in torch, and as it is."""
-    with whole_last_layer():
-        old = scoring_seconds("torch", *arguments)
-    return "torch, whole last layer", "numba in one pass", old, scoring_seconds("numba", *arguments)
+
+    def old() -> None:
+        with whole_last_layer():
+            sweep_by("torch", *arguments)
+
+    return "torch, whole last layer", "numba in one pass", *in_turn(old, partial(sweep_by, "numba", *arguments), 6)
 
 
 def tiny_sweep() -> tuple:
@@ -188,27 +186,22 @@ def language_sweep(layers: int, dtype: str) -> Iterator[tuple]:
         logits = peer(tokens, logits_to_keep=targets.shape[1], use_cache=False).logits
         return nn.functional.cross_entropy(logits.float().mT, targets, reduction="none").sum(1)
 
-    yield (
-        f"score of all-FA, {at}, 4 items",
-        "transformers",
-        "our sweep",
-        least(theirs, 1),
-        scoring_seconds("numba", model, placements[:1], items),
-    )
+    seconds = in_turn(theirs, partial(sweep_by, "numba", model, placements[:1], items), 6)
+    yield f"score of all-FA, {at}, 4 items", "transformers", "our sweep", *seconds
 
 
 def training_step(layers: int, dtype: str) -> tuple:
     """Teacher, student of mixed layers, three losses, backward, AdamW: 3 sequences of 256 tokens, as ``scale=135m`` trains."""
-    steps = Steps(shapes("135m").replace(layers=layers), 3, 256, "cpu", getattr(torch, dtype))
-    kernels.use("torch")
-    with recomputed_kl():
-        old = least(partial(steps.step), 1)
-    kernels.use("numba")
-    steps.done = 0
-    return (
-        f"distillation step, 135m, {dtype}, {layers} layers",
-        "torch, recomputed KL",
-        "numba, blocked KL",
-        old,
-        least(partial(steps.step), 1),
-    )
+    old, new = (Steps(shapes("135m").replace(layers=layers), 3, 256, "cpu", getattr(torch, dtype)) for _ in range(2))
+
+    def before() -> None:
+        kernels.use("torch")
+        with recomputed_kl():
+            old.step()
+
+    def now() -> None:
+        kernels.use("numba")
+        new.step()
+
+    names = "torch, recomputed KL", "numba, blocked KL"
+    return f"distillation step, 135m, {dtype}, {layers} layers", *names, *in_turn(before, now, 2)
