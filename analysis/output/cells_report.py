@@ -57,7 +57,7 @@ def text(tables: dict[str, pd.DataFrame], why: str, left_out: list[str], endpoin
         lines += ["## With the cooled copy as the end (not registered)", ""]
         lines += [
             "A single checkpoint at a constant rate carries training noise, and so does the end. Here the end is the copy whose rate falls "
-            "to 0 afterwards; halfway is as before.",
+            "to 0 afterwards; halfway is as before, at 0.44 of the training where its cooling counts.",
             "",
         ]
         lines += [markdown(halfway(tables["drift_to_cooled"], "end at the constant rate")), ""]
