@@ -24,9 +24,6 @@ from supernet.size import layer_flops
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of one call of a mixer: on a CPU its temporaries should stay in the cache, a GPU wants to be filled."""
 
-NARROW = 256
-"""Up to this hidden size a CPU's call takes twice as many: its numbers are few beside what calling costs."""
-
 PADDING = 1.25
 """Longest over shortest item of a tile at most: its items are padded to the longest."""
 
@@ -94,11 +91,6 @@ def build_trie(config: SupernetConfig, placements: list[str]) -> Trie:
     return Trie(list(placements), [*levels, list(placements)], next_letters)
 
 
-def batch_tokens(config: SupernetConfig, device: str) -> int:
-    """Tokens of one call of a mixer."""
-    return BATCH_TOKENS[device] * (2 if device == "cpu" and config.hidden <= NARROW else 1)
-
-
 def plan_chunks(
     config: SupernetConfig, trie: Trie, items: list[Item], memory_bytes: int, dtype: torch.dtype, device: str = "cpu", weights: int = 0
 ) -> list[list[int]]:
@@ -118,7 +110,7 @@ def plan_chunks(
 
     def needed(chunk: list[int]) -> int:
         lengths = [len(items[i].tokens) - 1 for i in chunk]
-        padded = sum(len(tile) * lengths[tile[-1]] for tile in _tile(lengths, batch_tokens(config, device)))
+        padded = sum(len(tile) * lengths[tile[-1]] for tile in _tile(lengths, BATCH_TOKENS[device]))
         return weights + padded * trie.slots * config.hidden * dtype.itemsize + scratch_bytes(config, lengths[-1], device)
 
     if needed(order[-1:]) > memory_bytes:
@@ -137,7 +129,7 @@ def scratch_bytes(config: SupernetConfig, tokens: int, device: str) -> int:
     """A bound on the temporaries of one call of a block or of the head, in bytes, for items of at most ``tokens``."""
     widest = max(config.heads * config.head_dim, config.kda_heads * config.kda_dim, config.gdn_value_heads * config.gdn_value_dim)
     per_token = 4 * max(60 * widest, 4 * config.ffn) + 12 * config.hidden
-    batch = max(batch_tokens(config, device), tokens)
+    batch = max(BATCH_TOKENS[device], tokens)
     return batch * per_token + 3 * 4 * max(min(LOGITS, batch * config.vocab), config.vocab)
 
 
@@ -178,10 +170,10 @@ def score_chunk(
     for item in items:
         if not 0 <= int(item.tokens.min()) <= int(item.tokens.max()) < config.vocab:
             raise ValueError(f"item {item.name} has a token outside the model's vocabulary of {config.vocab}: make items with this teacher")
-    together = batch_tokens(config, weight.device.type)
+    batch_tokens = BATCH_TOKENS[weight.device.type]
     order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
     lengths = [len(items[i].tokens) - 1 for i in order]
-    tiles = [_start(model, trie, [items[order[i]] for i in tile]) for tile in _tile(lengths, together)]
+    tiles = [_start(model, trie, [items[order[i]] for i in tile]) for tile in _tile(lengths, batch_tokens)]
     row = {p: i for i, p in enumerate(trie.placements)}
     logp, evaluations = np.empty(0), 0
     for layer in range(config.layers):
@@ -191,7 +183,7 @@ def score_chunk(
         for tile in tiles:
             columns = order[done : done + len(tile.starts)]
             done += len(columns)
-            for prefixes, x in _layer(block, trie, layer, tile, together):
+            for prefixes, x in _layer(block, trie, layer, tile, batch_tokens):
                 evaluations += len(prefixes) * len(columns)
                 if last:
                     sums = _sums(model, block, tile, x, measure(columns) if measure else None)
@@ -216,11 +208,11 @@ class _Tile:
     starts: np.ndarray  # [m] where the targets of each item start
 
 
-def _tile(lengths: list[int], together: int) -> list[list[int]]:
+def _tile(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     """Group ascending lengths so that one prefix of a tile is at most one batch and little of it is padding."""
     tiles: list[list[int]] = []
     for i, length in enumerate(lengths):
-        if tiles and (len(tiles[-1]) + 1) * length <= together and length <= PADDING * lengths[tiles[-1][0]]:
+        if tiles and (len(tiles[-1]) + 1) * length <= batch_tokens and length <= PADDING * lengths[tiles[-1][0]]:
             tiles[-1].append(i)
         else:
             tiles.append([i])
@@ -247,7 +239,7 @@ def _first(items: list[Item], device: str) -> int:
     return min(item.prompt for item in items) - 1 if device == "cpu" else 0
 
 
-def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, together: int) -> Iterator[tuple[list[str], Tensor]]:
+def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, batch_tokens: int) -> Iterator[tuple[list[str], Tensor]]:
     """Up to the MLP: yields some of the next level's prefixes with ``x + mixer(norm(x))`` [B * m, T, D], in the last layer without the
     tokens before ``tile.first`` [B * m, T - first, D].
 
@@ -255,7 +247,7 @@ def _layer(block: Block, trie: Trie, layer: int, tile: _Tile, together: int) -> 
     """
     _, m, T, D = tile.states.shape
     first = tile.first if layer == len(trie.levels) - 2 else 0
-    size = max(1, together // (m * T))
+    size = max(1, batch_tokens // (m * T))
     level = trie.levels[layer]
     for start in range(0, len(level), size):
         parents = level[start : start + size]

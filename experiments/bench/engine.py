@@ -15,7 +15,7 @@ from experiments.machine import matmul_rate, peak_memory
 from supernet.config import SupernetConfig
 from supernet.decoder import Supernet
 from supernet.placement import exhaustive
-from supernet.scoring import Item, batch_tokens, build_trie, plan_chunks, score
+from supernet.scoring import BATCH_TOKENS, Item, build_trie, plan_chunks, score
 
 CONFIG = SupernetConfig(layers=5, hidden=96, ffn=256, heads=3, kv_heads=1, head_dim=32, vocab=64, window=16)
 TOKENS, PROMPT = 96, 48
@@ -59,7 +59,7 @@ def run(quick: bool = False) -> pd.DataFrame:
 @torch.inference_mode()
 def score_one_by_one(model: Supernet, placements: list[str], items: list[Item]) -> np.ndarray:
     """The same scores with the same model code and equally large batches, each placement from the start: float64 [P, n]."""
-    size = batch_tokens(model.config, "cpu") // TOKENS
+    size = BATCH_TOKENS["cpu"] // TOKENS
     logp = np.empty((len(placements), len(items)))
     for row, placement in enumerate(placements):
         for start in range(0, len(items), size):
