@@ -60,7 +60,7 @@ def test_swiglu(rows, size, spread, dtype):
 def test_loss(rows, vocab, spread, dtype):
     logits = numbers(rows, vocab, spread=spread, dtype=dtype)
     targets = torch.randint(vocab, (rows,), generator=torch.Generator().manual_seed(0))
-    found, right = kernels.target_loss(logits, targets), F.cross_entropy(logits.double(), targets, reduction="none")
+    found, right = numba_rows.target_loss(logits, targets), F.cross_entropy(logits.double(), targets, reduction="none")
     assert found.dtype == torch.float32
     assert ((found - right).abs() <= 2e-6 * logits.double().abs().max().clamp(min=1)).all()
 
@@ -96,13 +96,21 @@ def test_what_is_not_finite_stays_in_its_row(dtype):
     weight = torch.ones(20, dtype=dtype)
     for found in (kernels.rms_norm(x, weight, 1e-5), kernels.swiglu(x.clone(), x.clone())):
         assert found[[0, 3]].isfinite().all() and found[1, 3].isnan() and not found[2, 0].isfinite()
-    loss = kernels.target_loss(x, torch.zeros(4, dtype=torch.int64))
+    loss = numba_rows.target_loss(x, torch.zeros(4, dtype=torch.int64))
     assert loss[[0, 3]].isfinite().all() and loss[1:3].isnan().all()
+
+
+def test_the_loss_is_one_pass_where_rows_are_wide(monkeypatch):
+    taken = []
+    monkeypatch.setattr(numba_rows, "target_loss", lambda logits, _: taken.append(logits.shape[1]))
+    for vocab in (kernels.WIDE - 1, kernels.WIDE):
+        kernels.target_loss(numbers(2, vocab), torch.zeros(2, dtype=torch.int64))
+    assert taken == [kernels.WIDE]
 
 
 def test_tokens_that_cannot_be_have_an_infinite_loss():
     logits = torch.tensor([[0.0, -torch.inf, 0.0], [-torch.inf, 1.0, -torch.inf]])
-    assert kernels.target_loss(logits, torch.tensor([1, 1])).tolist() == [torch.inf, 0.0]
+    assert numba_rows.target_loss(logits, torch.tensor([1, 1])).tolist() == [torch.inf, 0.0]
 
 
 def test_threads_change_no_bit(monkeypatch):
@@ -111,7 +119,7 @@ def test_threads_change_no_bit(monkeypatch):
     def all_of_them():
         x, logits = numbers(9, 70), numbers(9, 300, seed=2)
         return [
-            kernels.rms_norm(x, torch.ones(70), 1e-5), kernels.swiglu(x.clone(), x), kernels.target_loss(logits, torch.arange(9)),
+            kernels.rms_norm(x, torch.ones(70), 1e-5), kernels.swiglu(x.clone(), x), numba_rows.target_loss(logits, torch.arange(9)),
             rotate(numbers(9, 2, 5, 8), CONFIG.rope),
         ]  # fmt: skip
 
