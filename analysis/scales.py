@@ -34,12 +34,15 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
     """The report of all cells. ValueError where there is none."""
     endpoints = load_endpoints(declared)
     loaded, left_out = load_cells([run.resolve() for run in runs or find_runs(Path("results"))], costs, strict=bool(runs))
+    ended_cooled, without = cooled(loaded, costs)
+    left_out += without
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" * bool(left_out))
     cells, controls = ([c for c in loaded if c.control is its] for its in (False, True))
+    cells_cooled, controls_cooled = ([c for c in ended_cooled if c.control is its] for its in (False, True))
     if not cells:
         raise ValueError("no run is a cell of the scales study: make study, or name run directories of its scales (l5-h64, ...)")
     drift, found, why = _drift_and_slopes(cells, endpoints, SHARES)
-    to_cooled, found_to_cooled, _ = _drift_and_slopes(cooled(cells, costs), endpoints, SHARES[:3])
+    to_cooled, found_to_cooled, _ = _drift_and_slopes(cells_cooled, endpoints, SHARES[:3])
     quoted = pd.concat([published(c.scores).assign(cell=c.name, teacher=c.teacher) for c in cells], ignore_index=True)
     tables = {
         "drift": drift,
@@ -47,7 +50,7 @@ def write_all(runs: Sequence[Path], declared: Path, costs: str | None, out: Path
         "published": quoted,
         "transfer": transfers(cells, endpoints),
         "controls": beside_controls(controls, drift, endpoints, (SHARES[1], SHARES[-1])),
-        "controls_to_cooled": beside_controls(cooled(controls, costs), to_cooled, endpoints, SHARES[1:2]),
+        "controls_to_cooled": beside_controls(controls_cooled, to_cooled, endpoints, SHARES[1:2]),
         "drift_to_cooled": to_cooled,
         "slopes_to_cooled": found_to_cooled,
     }

@@ -99,20 +99,26 @@ def load_cells(paths: Sequence[Path], costs: str | Path | None = None, strict: b
     return sorted(cells, key=lambda c: (c.width, c.layers, c.teacher)), left_out
 
 
-def cooled(cells: Sequence[Cell], costs: str | Path | None = None) -> list[Cell]:
+def cooled(cells: Sequence[Cell], costs: str | Path | None = None) -> tuple[list[Cell], list[str]]:
     """The cells that have a cooled copy, with this as their last step: one more checkpoint, whose rate fell to 0 after the end. A single
-    checkpoint at a constant rate is noisy; this one is less so."""
-    found = []
+    checkpoint at a constant rate is noisy; this one is less so. And a line for each copy that is not swept as its run is."""
+    found, left_out = [], []
     for cell in cells:
         path = cell.path.with_name(f"{cell.path.name}-cooled")
         if not path.is_dir():
             continue
-        its, own = load_scores(path, costs), cell.scores
-        if (its.placements, its.items) == (own.placements, own.items):
-            steps, tokens = (np.append(a, b[-1]) for a, b in ((own.steps, its.steps), (own.tokens, its.tokens)))
-            quality = np.concatenate([own.quality, its.quality[-1:]])
-            found.append(cell._replace(scores=replace(own, steps=steps, tokens=tokens, quality=quality)))
-    return found
+        name, own = f"{path.parent.name}/{path.name}", cell.scores
+        try:
+            its = load_scores(path, costs)
+            if (its.placements, its.items) != (own.placements, own.items):
+                raise ValueError(f"{path} has other placements or items than its run: run its chain again, it goes on")
+        except ValueError as error:
+            left_out.append(str(error).replace(str(path), name))
+            continue
+        steps, tokens = (np.append(a, b[-1]) for a, b in ((own.steps, its.steps), (own.tokens, its.tokens)))
+        quality = np.concatenate([own.quality, its.quality[-1:]])
+        found.append(cell._replace(scores=replace(own, steps=steps, tokens=tokens, quality=quality)))
+    return found, left_out
 
 
 def members_of(scores: Scores, endpoints: Endpoints) -> list[tuple[float, np.ndarray]]:

@@ -184,7 +184,7 @@ def test_controls_stand_beside_their_cells_and_change_no_slope(tmp_path):
     assert table["difference"].to_numpy() == pytest.approx((table["control"] - table["plain"]).to_numpy())
 
 
-def test_the_cooled_copy_is_the_end_of_a_second_table(tmp_path):
+def test_the_cooled_copy_is_the_end_of_a_second_table(tmp_path, capsys):
     """Here the end at the constant rate is noise and the cooled copy is what halfway was: drift to the one is large, to the other none."""
     rng = np.random.default_rng(0)
     names = ["".join(p) for p in itertools.product("FSKG", repeat=3)]
@@ -208,3 +208,7 @@ def test_the_cooled_copy_is_the_end_of_a_second_table(tmp_path):
     assert set(pd.read_csv(tmp_path / "out/tables/slopes_to_cooled.csv")["share"]) == {0.25, 0.5, 0.75}
     assert "## With the cooled copy as the end (not registered)" in (tmp_path / "out/scales.md").read_text()
     assert (tmp_path / "out/figures/cooled.png").stat().st_size > 10_000
+    shutil.rmtree(tmp_path / "l3-h32/0-cooled/scores")
+    assert scales.main([*runs, "--endpoints", str(declared), "--out", str(tmp_path / "out")]) == 0
+    assert "left out: " in (said := capsys.readouterr().out) and "l3-h32/0-cooled" in said
+    assert len(pd.read_csv(tmp_path / "out/tables/drift_to_cooled.csv")) == len(cooled) * 5 // 6
