@@ -39,8 +39,8 @@ from analysis.validation.planted_study import DONE, planted_scores, planted_tabl
 from analysis.validation.whole_tables import seeds_coverage, two_band_coverage
 from analysis.validation.worlds import WORLDS, World
 
-SIZES = ((30, 24, 1.0), (100, 48, 1.0), (300, 96, 0.2), (1000, 48, 0.1))
-"""Placements and items of the landscapes, and their share of the repetitions: large ones take seconds each."""
+SIZES = ((30, 24), (100, 48), (300, 96), (1000, 48))
+"""Placements and items of the landscapes."""
 
 DECIDING = ("settled", "at the threshold", "clustered", "checkpoint noise")
 """The landscapes that are worth a thousand placements."""
@@ -96,27 +96,24 @@ def study(out: Path, repetitions: int, only: str = "") -> None:
 
 
 def bands_and_seeds(out: Path, repetitions: int, only: str = "") -> None:
-    """bands.csv with two fifths of the repetitions, a fifth where the bands are large; seeds.csv with a fifth."""
+    """bands.csv and seeds.csv."""
     endpoints = replace(load_endpoints(DECLARED), resamples=100, halves=1)  # neither moves what is judged here
-    for placements, items, share in ((30, 24, 0.4), (100, 48, 0.2)):
+    mark = {"n": repetitions, "seed": SEED, "level": endpoints.level}
+    for placements, items in SIZES[:2]:
         for pair in PAIRS:
             size = World(f"{' + '.join(pair)} {placements}x{items}", placements=placements, items=items)
-            n = max(2, round(share * repetitions))
-            mark = {"n": n, "seed": SEED, "level": endpoints.level}
             if _due(out / "bands.csv", size.name, mark, only):
-                _append(out / "bands.csv", two_band_coverage(pair, placements, items, n, endpoints, SEED), size, mark)
+                _append(out / "bands.csv", two_band_coverage(pair, placements, items, repetitions, endpoints, SEED), size, mark)
                 print(f"{size.name}: written", flush=True)
     for seeds in (3, 5):
-        n = max(2, repetitions // 5)
-        mark = {"n": n, "seed": SEED, "level": endpoints.level}
         size = World(f"{seeds} seeds", placements=64, items=48)
         if _due(out / "seeds.csv", size.name, mark, only):
-            _append(out / "seeds.csv", seeds_coverage(seeds, 48, n, endpoints, SEED), size, mark)
+            _append(out / "seeds.csv", seeds_coverage(seeds, 48, repetitions, endpoints, SEED), size, mark)
             print(f"{size.name}: written", flush=True)
 
 
 def optima(out: Path, repetitions: int, only: str = "") -> None:
-    """optimum.csv with a fifth of the repetitions: each fits and chooses two dozen times."""
+    """optimum.csv with a fifth of the repetitions: each chooses under five budgets, and for each fits two dozen worlds."""
     n = max(2, repetitions // 5)
     mark = {"n": n, "seed": SEED, "level": ENDPOINTS.level}
     for layers, placements, items in ((12, 64, 24), (20, 96, 24)):
@@ -131,16 +128,15 @@ def optima(out: Path, repetitions: int, only: str = "") -> None:
 def margins(out: Path, repetitions: int, only: str = "") -> None:
     """margins.csv and settled.csv, world by world."""
     endpoints = replace(load_endpoints(DECLARED), resamples=100)
-    for placements, items, share in SIZES:
+    for placements, items in SIZES:
         for world in LANDSCAPES.values():
             if placements == 1000 and world.name not in DECIDING:
                 continue
-            n = max(2, round(share * repetitions))
             size = World(f"{world.name} {placements}x{items}", placements=placements, items=items)
-            mark = {"n": n, "seed": SEED, "level": endpoints.level}
+            mark = {"n": repetitions, "seed": SEED, "level": endpoints.level}
             if not _due(out / "settled.csv", size.name, mark, only):
                 continue
-            coverage, rates = margin_coverage(world, placements, items, n, endpoints, SEED)
+            coverage, rates = margin_coverage(world, placements, items, repetitions, endpoints, SEED)
             _append(out / "margins.csv", coverage, size, mark)
             _append(out / "settled.csv", rates, size, mark)
             print(f"{size.name}: coverage " + " ".join(f"{c:.3f}" for c in coverage["coverage"]), flush=True)

@@ -3,15 +3,19 @@
 Letters: S steps (the last is T), P placements, I items, D margins δ.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from analysis.stability.endpoints import Endpoints
 from analysis.stability.margin_curves import MarginCurves, bound, ends, half_widths, usable
 from analysis.statistics import intervals
-from analysis.statistics.clusters import at_equal_cost_within, clusters, without_clusters
+from analysis.statistics.clusters import at_equal_cost_within, partitions, without_clusters
 from analysis.statistics.linear import Linear, linear
 from analysis.statistics.margins import noise_free, order_curve
 from analysis.statistics.uncertainty import fisher_interval
+
+ENDS = ("lo", "hi", "band_lo", "band_hi")
 
 
 def heed_clusters(
@@ -23,24 +27,25 @@ def heed_clusters(
     fraction: float = 0.0,
     cost: np.ndarray | None = None,
 ) -> MarginCurves:
-    """``curves`` with the steps at which placements cluster done anew: the curve is that of qualities freed of noise within clusters,
-    and the intervals are the hull of the old ones and of its own.
+    """``curves`` with the steps at which placements may cluster done anew: the curve is that of qualities freed of noise within the
+    likeliest clusters, and the intervals are the hull of the old ones and of those within each partition that the qualities allow.
 
-    Clusters lie apart along t = T, so that one map takes hardly any noise out in that direction. ``quality`` [S, P, I] is that of which
-    ``found`` tells; ``cost`` [P]: compare at equal cost.
+    Clusters lie apart along t = T, so that one map takes hardly any noise out in that direction. Where noise blurs them they cannot be
+    told from one cloud, and only the hull says so. ``quality`` [S, P, I] is that of which ``found`` tells; ``cost`` [P]: compare at
+    equal cost.
     """
-    parts = {name: values.copy() for name, values in vars(curves).items()}
+    order, pairs, bounds = curves.order.copy(), curves.pairs.copy(), {name: getattr(curves, name).copy() for name in ENDS}
     for s in np.flatnonzero(np.isfinite(curves.order[:-1, 0])):
-        label = clusters(found.means[[s, -1]])
-        if label.max() == 0:
-            continue
-        parts["order"][s], parts["pairs"][s], below, above = _within(quality[[s, -1]], cost, label, tasks, endpoints, fraction)
-        old, new = curves.order[s] - curves.lo[s], curves.order[s] - curves.band_lo[s]
-        together = np.maximum(1, np.divide(new, old, out=np.ones_like(new), where=old > 0))
-        for low, high, wide in (("lo", "hi", 1.0), ("band_lo", "band_hi", together)):
-            lo, hi = ends(parts["order"][s], wide * below, wide * above)
-            parts[low][s], parts[high][s] = np.minimum(parts[low][s], lo), np.maximum(parts[high][s], hi)
-    return MarginCurves(**parts)
+        for rank, label in enumerate(partitions(found.means[[s, -1]])):
+            if label.max() == 0:
+                continue
+            inner, counted, below, above = _within(quality[[s, -1]], cost, label, tasks, endpoints, fraction)
+            if rank == 0:
+                order[s], pairs[s] = inner, counted
+            for low, high, wide in (("lo", "hi", 1.0), ("band_lo", "band_hi", curves.together)):
+                lo, hi = ends(inner, wide * below, wide * above)
+                bounds[low][s], bounds[high][s] = np.minimum(bounds[low][s], lo), np.maximum(bounds[high][s], hi)
+    return replace(curves, order=order, pairs=pairs, **bounds)
 
 
 def _within(

@@ -32,6 +32,7 @@ class MarginCurves:
     band_lo: np.ndarray
     band_hi: np.ndarray
     pairs: np.ndarray
+    together: float  # half-widths for all steps at once, as a multiple of those of one
 
 
 def margin_curves(found: Linear, endpoints: Endpoints, rng: np.random.Generator, fraction: float = 0.0) -> MarginCurves:
@@ -55,7 +56,7 @@ def margin_curves(found: Linear, endpoints: Endpoints, rng: np.random.Generator,
         below, above = half_widths(order[s], pairs[s], P, (1 - fraction) * q**2 * variance, worse, better)
         lo[s], hi[s] = ends(order[s], below, above)
         band_lo[s], band_hi[s] = ends(order[s], together * below, together * above)
-    return MarginCurves(order, lo, hi, band_lo, band_hi, pairs)
+    return MarginCurves(order, lo, hi, band_lo, band_hi, pairs, together)
 
 
 def half_widths(
