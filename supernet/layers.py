@@ -67,11 +67,10 @@ def rotate(x: Tensor, rope: Rope, start: int | Tensor = 0) -> Tensor:
 
     ``start``: position of the first token, for all rows or for each [B]. Angles are formed in float32.
     """
-    together = isinstance(start, int)
-    turn = turns_once if together and torch.is_inference_mode_enabled() else turns
-    if together and fused(x):
-        return turned(x, *turn(x.shape[-2], x.shape[-1], rope, start, x.device, torch.float32))
-    cos, sin = turn(x.shape[-2], x.shape[-1], rope, start, x.device, x.dtype)
+    in_one_pass = isinstance(start, int) and fused(x)
+    cos, sin = turns_of(x.shape[-2], x.shape[-1], rope, start, x.device, torch.float32 if in_one_pass else x.dtype)
+    if in_one_pass:
+        return turned(x, cos, sin)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -103,3 +102,9 @@ def frequencies(d: int, rope: Rope, device: torch.device | str = "cpu") -> Tenso
 
 turns_once = lru_cache(maxsize=4)(turns)
 """All layers of a decoding step turn by the same angles. Only in inference mode: such tensors cannot be used in training."""
+
+
+def turns_of(tokens: int, d: int, rope: Rope, start: int | Tensor, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``turns``, once where that can be."""
+    once = isinstance(start, int) and torch.is_inference_mode_enabled()
+    return (turns_once if once else turns)(tokens, d, rope, start, device, dtype)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
 from supernet.decoder import Block, Supernet
-from supernet.ops.kernels import fused, target_loss
+from supernet.ops.kernels import head_loss
 from supernet.size import layer_flops
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -291,10 +291,11 @@ def _sums(model: Supernet, block: Block, tile: _Tile, x: Tensor, of: Callable[[T
     x = x.view(-1, tile.states.shape[1] * x.shape[1], x.shape[2]).index_select(1, tile.at).flatten(0, 1)
     x = model.norm(x + block.mlp(block.mlp_norm(x)))
     target = torch.arange(len(tile.targets), device=x.device).repeat(len(x) // len(tile.targets))
-    rows = max(1, LOGITS * (3 if of is None and fused(x) else 1) // model.config.vocab)
-    of = of or (lambda h, i: -target_loss(model.head(h), tile.targets[i]))
-    parts = [of(h, i) for h, i in zip(x.split(rows), target.split(rows), strict=True)]
-    found = torch.cat(parts)
+    if of is None:
+        found = -head_loss(x, model.head.weight, tile.targets[target], LOGITS)
+    else:
+        rows = max(1, LOGITS // model.config.vocab)
+        found = torch.cat([of(h, i) for h, i in zip(x.split(rows), target.split(rows), strict=True)])
     return np.add.reduceat(found.view(-1, len(tile.targets), *found.shape[1:]).cpu().double().numpy(), tile.starts, axis=1)
 
 

@@ -13,8 +13,8 @@ STRONG = 10
 """Twice the logarithm of the odds from which evidence is very strong (Kass & Raftery 1995): worse partitions are left out."""
 
 BLURRED = (15, 0.25)
-"""So much worse they may be where one cloud is the best, at least and per placement: noise may have blurred them. A normal cloud loses about
-0.4 per placement when it is cut."""
+"""So much worse they may be where one cloud is the best, at least and per placement: noise may have blurred them. A normal cloud loses
+about 0.4 per placement when it is cut."""
 
 
 def partitions(means: np.ndarray) -> list[np.ndarray]:

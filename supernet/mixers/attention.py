@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.config import SupernetConfig
-from supernet.layers import RMSNorm, rotate
+from supernet.layers import RMSNorm, rotate, turns_of
 from supernet.ops.cache import attend_after, write
+from supernet.ops.kernels import fused
 from supernet.ops.window import window_attention, window_attention_masked
 
 
@@ -29,11 +30,14 @@ class FullAttention(nn.Module):
         """[B, T, D] -> q [B, H, T - first, d], k and v [B, kv_heads, T, d], normed and rotated. ``start``: position of the first token, or
         [B]; ``first``: tokens that ask for nothing."""
         c = self.config
-        projections = (self.q_proj, x[:, first:]), (self.k_proj, x), (self.v_proj, x)
-        q, k, v = (p(y).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p, y in projections)
-        if c.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.transpose(1, 2) for y in self.projected(x, first))
         return rotate(q, c.rope, start + first), rotate(k, c.rope, start), v
+
+    def projected(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, D] -> q [B, T - first, H, d], k and v [B, T, kv_heads, d], normed."""
+        projections = (self.q_proj, x[:, first:]), (self.k_proj, x), (self.v_proj, x)
+        q, k, v = (p(y).unflatten(-1, (-1, self.config.head_dim)) for p, y in projections)
+        return (self.q_norm(q), self.k_norm(k), v) if self.config.qk_norm else (q, k, v)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """A whole sequence: k and v [B, kv_heads, T, d], q of all or of the last tokens [B, H, T or fewer, d] -> the same."""
@@ -53,7 +57,17 @@ class FullAttention(nn.Module):
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
         unseen = max(0, first - self.config.window + 1) if self.windowed else 0
+        if fused(x):
+            return self.o_proj(self.in_one_pass(x[:, unseen:], unseen, first - unseen))
         return self.out(self.attend(*self.qkv(x[:, unseen:], unseen, first - unseen)))
+
+    def in_one_pass(self, x: Tensor, start: int, first: int) -> Tensor:
+        """[B, T, D] -> what ``o_proj`` takes [B, T - first, H d]: ``qkv``, ``attend`` and the order of ``out`` in compiled loops."""
+        from supernet.ops.numba_attention import attend  # imports numba
+
+        q, k, v = self.projected(x, first)
+        turn = turns_of(x.shape[1], self.config.head_dim, self.config.rope, start, x.device, torch.float32)
+        return attend(q, k, v, *turn, self.config.window if self.windowed else x.shape[1])
 
     @classmethod
     def state_shapes(cls, config: SupernetConfig, room: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -123,7 +123,7 @@ class KimiDeltaAttention(nn.Module):
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
         if fused(x):
-            return self.o_proj(self.in_one_pass(x, first).to(x.dtype))
+            return self.o_proj(self.in_one_pass(x, first))
         q, k, v, g, beta, gate, _ = self.inputs(x)
         return self.out(delta_rule(q, k, v, g, beta)[:, first:].to(x.dtype), gate[:, first:])
 
@@ -244,7 +244,7 @@ class GatedDeltaNet(nn.Module):
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """[B, T, D] -> the outputs of the tokens from ``first`` on [B, T - first, D]."""
         if fused(x):
-            return self.out_proj(self.in_one_pass(x, first).to(x.dtype))
+            return self.out_proj(self.in_one_pass(x, first))
         q, k, v, g, beta, gate, _ = self.inputs(x)
         return self.out(delta_rule(q, k, v, g, beta)[:, first:].to(x.dtype), gate[:, first:])
 

@@ -7,7 +7,7 @@
 | `fla`     | fla's chunk_kda           | fla's chunk_gated_delta_rule                  | fla's fused_recurrent_*              |
 | `fla-kda` | fla's chunk_kda           | chunk_kda, each channel with the head's decay | fla's fused_recurrent_kda            |
 
-`numba` is compiled loops for a CPU (``numba_delta.py``), 3 to 5 times faster there than `torch`, which is the way that works everywhere.
+`numba` is compiled loops for a CPU (``numba_delta.py``), 4 to 5 times faster there than `torch`, which is the way that works everywhere.
 Without gradients it does more than the delta rule: whole mixers, norms, MLPs and the loss (``fused``).
 `fla` is fla-core 0.6.0 (Triton, CUDA only). A tensor on a device that the chosen way is not for takes `torch`.
 `fla-kda` is the way out where Triton 3.4 to 3.7.0 computes wrong gradients of GDN on Hopper: KDA's backward is other code. Unlike fla's
@@ -72,7 +72,7 @@ def delta_rule_from(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, st
 
 
 def fused(x: Tensor) -> bool:
-    """Whether several operations on x may be one compiled pass without gradients: ``numba_mixing`` and ``numba_rows``."""
+    """Whether several operations on x may be one compiled pass without gradients: ``numba_mixing``, ``numba_attention``, ``numba_rows``."""
     plain = x.dtype in (torch.float32, torch.bfloat16) and not torch.is_autocast_enabled(x.device.type)
     return _for(x) == "numba" and plain and not torch.is_grad_enabled()
 
@@ -104,13 +104,19 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return numba_rows.rotate(x, cos, sin)
 
 
-def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Minus the log-probability of each row's target in nats, float32: [R, V] and [R] -> [R]."""
-    if fused(logits) and logits.shape[-1] >= WIDE:
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, at_once: int) -> Tensor:
+    """Minus the log-probability of each row's target in nats, float32, of a head without bias: [R, D], [V, D] and [R] -> [R].
+
+    ``at_once``: logits whose float32 and log-probabilities may be held; in one pass, without them, three times as many.
+    """
+    if fused(x) and len(weight) >= WIDE:
         from supernet.ops import numba_rows
 
-        return numba_rows.target_loss(logits, targets)
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+        size, loss = 3 * at_once // numba_rows.BLOCK, numba_rows.head_loss
+    else:
+        size, loss = at_once // len(weight), lambda x, w, t: F.cross_entropy(F.linear(x, w).float(), t, reduction="none")
+    size = max(1, size)
+    return torch.cat([loss(rows, weight, t) for rows, t in zip(x.split(size), targets.split(size), strict=True)])
 
 
 def _for(v: Tensor) -> str:

@@ -1,8 +1,9 @@
 """What lies between the projections of a delta mixer and its output projection, in one compiled pass on a CPU (numba), without gradients.
 
-Convolutions and SiLU, unit keys and queries, decays and betas, the recurrence of ``numba_delta.py``, norm and gate: a sequence's numbers
-stay in the cache, where torch goes through memory some thirty times. All in float32; a sequence is computed alone, in one order. The slow
-reference is the mixers' own ``inputs`` and ``out``, which compute the same with gradients, in any dtype, on any device.
+Convolutions and SiLU, unit keys and queries, decays and betas, the recurrence of ``numba_delta.py``, norm and gate: a head's numbers
+stay in the cache, where torch goes through memory some thirty times. Inputs are float32 or bfloat16; the arithmetic is float32 and the
+result is rounded once; a head is computed alone, in one order. The slow reference is the mixers' own ``inputs`` and ``out``, which
+compute the same with gradients, in any dtype, on any device.
 
 Shapes: B batch, T tokens, H heads, K key dimension, V value dimension, C channels.
 """
@@ -13,13 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supernet.ops.numba_delta import _compile, _distinct, _forward_heads, forward_scratch, in_threads
-
-LOG2_E, LN_2_HIGH, LN_2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
-E0, E1, E2, E3, E4, E5 = (np.float32(c) for c in (1.9875691e-4, 1.3981999e-3, 8.3334519e-3, 4.1665795e-2, 1.6666666e-1, 5.0000001e-1))
-L3, L5, L7, L9, L11, L13, L15, L17 = (np.float32(1 / n) for n in range(3, 18, 2))
-LOW, HIGH, ZERO, HALF, ONE, TWO = (np.float32(c) for c in (-87, 88, 0, 0.5, 1, 2))
-BIAS, MANTISSA = np.int32(127), np.int32(23)
+from supernet.ops.numba_delta import forward_heads, forward_scratch
+from supernet.ops.numba_loops import ONE, UNSIGNED, ZERO, compiled, distinct, exp, in_threads, memory, parameter, rounded, softplus, wide
 
 
 @dataclass(frozen=True)
@@ -41,127 +37,101 @@ def mix(
     ``decay`` [B, T, H * (K or 1)] and ``beta`` [B, T, H] are raw: before softplus and sigmoid. ``A_log`` [H], ``dt_bias`` as ``decay``,
     ``norm`` [V] the weight of the norm over a head. ``eps``: of unit length and of the norm. The gate is SiLU or the sigmoid.
     """
-    (B, _, H), V = beta.shape, len(norm)
-    out, A = torch.empty(B, gate.shape[1], H * V), A_log.exp().repeat_interleave(len(dt_bias) // H)
+    (B, T, H), V = beta.shape, len(norm)
+    out, A = gate.new_empty(B, gate.shape[1], H * V), A_log.exp().repeat_interleave(len(dt_bias) // H)
     x, weights = (q.x, k.x, v.x, gate, decay, beta), (q.taps, k.taps, v.taps, A, dt_bias, norm)
     at = np.array([q.first, k.first, v.first])
     sizes = np.array([key_heads, key_dim, H, V])
-    arrays = [*(y.detach().float().contiguous().numpy() for y in x), *map(parameter, weights), out.numpy()]
+    arrays = [*(memory(y.contiguous()) for y in x), *map(parameter, weights), memory(out)]
     options = np.array([key_dim**-0.5, *eps], dtype=np.float32)
-    scratch = forward_scratch(key_dim, V)
+    of_state, of_head = forward_scratch(key_dim, V), (T, 3 * key_dim + 2 * V)  # queries, keys, decays; values, outputs
 
     def work(first: int, last: int) -> None:  # scratch from torch lies at 64 bytes: off that, a state takes half as long again
-        _mix(*arrays, at, sizes, options, torch.empty(scratch).numpy(), silu_gate, first, last)
+        _mix(*arrays, at, sizes, options, torch.empty(of_state).numpy(), torch.empty(of_head).numpy(), silu_gate, first, last)
 
     in_threads(work, B, out.numel())
     return out
 
 
-def parameter(x: Tensor) -> np.ndarray:
-    """The memory of what may be a parameter, as float32. Not x.numpy(): that forbids it to be freed, which sharded training (FSDP) does."""
-    return np.from_dlpack(x.detach().float())
-
-
-@_compile
-def _exp(x):  # noqa: ANN001, ANN202
-    """e^x to 8e-8, in arithmetic that becomes vectors, which the C library's does not (polynomial of Cephes' expf). A NaN stays one."""
-    x = LOW if x < LOW else x
-    x = HIGH if x > HIGH else x
-    n = np.floor(x * LOG2_E + HALF)
-    r = (x - n * LN_2_HIGH) - n * LN_2_LOW
-    p = ((((E0 * r + E1) * r + E2) * r + E3) * r + E4) * r + E5
-    return (p * r * r + r + ONE) * np.int32((np.int32(n) + BIAS) << MANTISSA).view(np.float32)
-
-
-@_compile
-def _softplus(x):  # noqa: ANN001, ANN202
-    """log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x| <= 1; with s = e / (2 + e) <= 1/3 the latter is 2 atanh(s)."""
-    e = _exp(-abs(x))
-    s = e / (TWO + e)
-    y = s * s
-    series = (((((((L17 * y + L15) * y + L13) * y + L11) * y + L9) * y + L7) * y + L5) * y + L3) * y
-    return (x if x > ZERO else x * ZERO) + TWO * s * (ONE + series)
-
-
-@_distinct
-def _tap(out, x, weight):  # noqa: ANN001, ANN202
-    for j in range(out.size):
-        out[j] += x[j] * weight[j]
-
-
-@_distinct
-def _silu(x):  # noqa: ANN001, ANN202
-    for j in range(x.size):
-        x[j] = x[j] / (ONE + _exp(-x[j]))
-
-
-@_distinct
-def _unit(x, eps, scale):  # noqa: ANN001, ANN202
-    total = ZERO
-    for j in range(x.size):
-        total += x[j] * x[j]
-    factor = scale / np.sqrt(total + eps)
-    for j in range(x.size):
-        x[j] *= factor
-
-
-@_distinct
-def _keep(raw, bias, A, out):  # noqa: ANN001, ANN202
-    """exp(-A softplus(raw + bias)): what a state keeps."""
-    for j in range(raw.size):
-        out[j] = _exp(-A[j] * _softplus(raw[j] + bias[j]))
-
-
-@_distinct
-def _norm_and_gate(o, weight, z, eps, silu, out):  # noqa: ANN001, ANN202
-    total = ZERO
-    for j in range(o.size):
-        total += o[j] * o[j]
-    factor = ONE / np.sqrt(total / np.float32(o.size) + eps)
-    for j in range(o.size):
-        gate = (z[j] if silu else ONE) / (ONE + _exp(-z[j]))
-        out[j] = o[j] * factor * weight[j] * gate
-
-
-@_compile
-def _convolve(x, first, taps, out):  # noqa: ANN001, ANN202
-    """Causal depthwise convolution and SiLU of one sequence: [T, any] from channel ``first`` on -> ``out`` [T, C]."""
-    (T, C), width = out.shape, len(taps)
+@distinct
+def _convolve(x, i, first, taps, out):
+    """Causal depthwise convolution and SiLU of one head of a sequence: [B, T, any] from channel ``first`` on -> ``out`` [1, T, 1, C]."""
+    T, C, width, first = out.shape[1], UNSIGNED(out.shape[3]), taps.shape[0], UNSIGNED(first)
     for t in range(T):
-        out[t] = ZERO
-        for i in range(max(0, width - 1 - t), width):
-            _tap(out[t], x[t - width + 1 + i, first : first + C], taps[i, first : first + C])
-        _silu(out[t])
+        for j in range(C):
+            out[0, t, 0, j] = ZERO
+        for tap in range(max(0, width - 1 - t), width):
+            then = t - width + 1 + tap
+            for j in range(C):
+                out[0, t, 0, j] += wide(x[i, then, first + j]) * taps[tap, first + j]
+        for j in range(C):
+            out[0, t, 0, j] = out[0, t, 0, j] / (ONE + exp(-out[0, t, 0, j]))
 
 
-@_compile
-def _mix(xq, xk, xv, xz, decay, beta, tq, tk, tv, A, bias, norm, out, at, sizes, options, scratch, silu, first, last):  # noqa: ANN001, ANN202
+@distinct
+def _unit(x, eps, scale):
+    for t in range(x.shape[1]):
+        total = ZERO
+        for j in range(x.shape[3]):
+            total += x[0, t, 0, j] * x[0, t, 0, j]
+        factor = scale / np.sqrt(total + eps)
+        for j in range(x.shape[3]):
+            x[0, t, 0, j] *= factor
+
+
+@distinct
+def _keep(raw, i, h, bias, A, out):
+    """exp(-A softplus(raw + bias)): what the state of head h keeps."""
+    C = UNSIGNED(out.shape[3])
+    first = UNSIGNED(h) * C
+    for t in range(out.shape[1]):
+        for j in range(C):
+            out[0, t, 0, j] = exp(-A[first + j] * softplus(wide(raw[i, t, first + j]) + bias[first + j]))
+
+
+@distinct
+def _sigmoid(raw, i, h, out):
+    for t in range(out.shape[1]):
+        out[0, t, 0] = ONE / (ONE + exp(-wide(raw[i, t, h])))
+
+
+@distinct
+def _norm_and_gate(o, weight, z, i, h, eps, silu, out):
+    """Of the last tokens, as many as ``z`` has."""
+    V, asked = UNSIGNED(o.shape[3]), z.shape[1]
+    first = UNSIGNED(h) * V
+    for t in range(asked):
+        at, total = o.shape[1] - asked + t, ZERO
+        for j in range(V):
+            total += o[0, at, 0, j] * o[0, at, 0, j]
+        factor = ONE / np.sqrt(total / np.float32(V) + eps)
+        for j in range(V):
+            raw = wide(z[i, t, first + j])
+            gate = (raw if silu else ONE) / (ONE + exp(-raw))
+            out[i, t, first + j] = rounded(o[0, at, 0, j] * factor * weight[j] * gate, out)
+
+
+@compiled
+def _mix(xq, xk, xv, xz, decay, beta, tq, tk, tv, A, bias, norm, out, at, sizes, options, of_state, of_head, silu, first, last):
     (Hk, K, H, V), T = sizes, beta.shape[1]
     scale, unit_eps, norm_eps = options
-    n = decay.shape[2] // H  # K, or 1 for a decay per head
-    q, k, v, o = (
-        np.empty((1, T, Hk, K), np.float32),
-        np.empty((1, T, Hk, K), np.float32),
-        np.empty((1, T, H, V), np.float32),
-        np.empty((1, T, H, V), np.float32),
-    )
-    a, b = np.empty((1, T, H, n), np.float32), np.empty((1, T, H), np.float32)
-    start, end = np.zeros((1, H, K, V), np.float32), np.empty((1, H, K, V), np.float32)
+    group, n = H // Hk, decay.shape[2] // H  # n: K, or 1 for a decay per head
+    rows = of_head.reshape(-1)
+    q, k = rows[: T * K].reshape(1, T, 1, K), rows[T * K : 2 * T * K].reshape(1, T, 1, K)
+    a, rows = rows[2 * T * K :][: T * n].reshape(1, T, 1, n), rows[3 * T * K :]
+    v, o = rows[: T * V].reshape(1, T, 1, V), rows[T * V : 2 * T * V].reshape(1, T, 1, V)
+    b = np.empty((1, T, 1), np.float32)
+    start, end = np.zeros((1, 1, K, V), np.float32), np.empty((1, 1, K, V), np.float32)
     none, none5 = np.empty((0, 0, 0, 0), np.float32), np.empty((0, 0, 0, 0, 0), np.float32)
     for i in range(first, last):
-        _convolve(xq[i], at[0], tq, q.reshape(T, Hk * K))
-        _convolve(xk[i], at[1], tk, k.reshape(T, Hk * K))
-        _convolve(xv[i], at[2], tv, v.reshape(T, H * V))
-        for t in range(T):
-            for h in range(Hk):
-                _unit(q[0, t, h], unit_eps, scale)
-                _unit(k[0, t, h], unit_eps, ONE)
-            _keep(decay[i, t], bias, A, a.reshape(T, H * n)[t])
-            for h in range(H):
-                b[0, t, h] = ONE / (ONE + _exp(-beta[i, t, h]))
-        _forward_heads(q, k, v, a, b, start, o, end, none, none5, scratch, 0, H)
-        unasked = T - out.shape[1]
-        for t in range(T - unasked):
-            for h in range(H):
-                z = xz[i, t, h * V : (h + 1) * V]
-                _norm_and_gate(o[0, unasked + t, h], norm, z, norm_eps, silu, out[i, t, h * V : (h + 1) * V])
+        for h in range(H):
+            if h % group == 0:
+                _convolve(xq, i, at[0] + h // group * K, tq, q)
+                _convolve(xk, i, at[1] + h // group * K, tk, k)
+                _unit(q, unit_eps, scale)
+                _unit(k, unit_eps, ONE)
+            _convolve(xv, i, at[2] + h * V, tv, v)
+            _keep(decay, i, h, bias, A, a)
+            _sigmoid(beta, i, h, b)
+            forward_heads(q, k, v, a, b, start, o, end, none, none5, of_state, 0, 1)
+            _norm_and_gate(o, norm, xz, i, h, norm_eps, silu, out)

@@ -8,18 +8,19 @@ Shapes: R rows, C channels, V vocabulary.
 
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload
+import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.ops.numba_delta import _compile, _distinct, in_threads
-from supernet.ops.numba_mixing import ONE, ZERO, _exp, parameter
+from supernet.ops.numba_loops import ONE, UNSIGNED, ZERO, distinct, exp, in_threads, memory, parameter, rounded, wide
 
-HALF_BITS, ODD = np.uint32(16), np.uint32(1)
-NEAREST = np.uint32(0x7FFF)
+LOWEST = np.float32(-3e38)
+"""Where a maximum begins: -inf less -inf would be no number."""
 
-SIDE = 16
+SIDE = 64
 """Maxima that are taken side by side."""
+
+BLOCK = 4096
+"""Tokens of the vocabulary whose logits are formed at once: they and their weights stay in the second cache."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -38,143 +39,81 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return gate
 
 
-def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Minus the log-probability of a target of each row, in nats, float32: logits [R, V], targets [R] int64 -> [R]."""
-    out = torch.empty(len(targets))
-    arrays = _rows(logits.contiguous()), targets.numpy(), out.numpy()
-    in_threads(lambda first, last: _loss_rows(*arrays, first, last), len(targets), logits.numel())
-    return out
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Minus the log-probability of a target of each row, in nats, float32: hidden states [R, D], the head's weight [V, D], targets [R]
+    int64 -> [R]. By blocks of the vocabulary, so that the weights are read once for all rows: the sum of e^logit goes along."""
+    top, total, found = (torch.full((len(x),), start) for start in (float(LOWEST), 0.0, 0.0))
+    for first in range(0, len(weight), BLOCK):
+        block = F.linear(x, weight[first : first + BLOCK])
+        arrays = memory(block), targets.numpy(), first, top.numpy(), total.numpy(), found.numpy()
+        in_threads(lambda *rows, arrays=arrays: _add_to_loss(*arrays, np.empty(SIDE, np.float32), *rows), len(x), block.numel())
+    return top + total.log() - found
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Pairs (j, j + d / 2) of each head turned by a token's angles: [B, H, T, d], float32 cosines and sines [T, d / 2] -> [B, H, T, d]."""
     out = torch.empty(x.shape, dtype=x.dtype)
-    arrays = _memory(x.transpose(1, 2).contiguous()), _memory(cos), _memory(sin), _memory(out)  # as the projections left it
+    arrays = memory(x.transpose(1, 2).contiguous()), memory(cos), memory(sin), memory(out)  # as the projections left it
     in_threads(lambda first, last: _rotate_sequences(*arrays, first, last), len(x), x.numel())
     return out
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    return _memory(x.view(-1, x.shape[-1]))
+    return memory(x.view(-1, x.shape[-1]))
 
 
-def _memory(x: Tensor) -> np.ndarray:
-    """What another operation made, no parameter; bfloat16, which numpy lacks, as its bits."""
-    x = x.detach()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+@distinct
+def _norm_rows(x, weight, eps, out, first, last):
+    for r in range(first, last):
+        total = ZERO
+        for j in range(x.shape[1]):
+            total += wide(x[r, j]) * wide(x[r, j])
+        factor = ONE / np.sqrt(total / np.float32(x.shape[1]) + eps)
+        for j in range(x.shape[1]):
+            out[r, j] = rounded(wide(x[r, j]) * factor * weight[j], out)
 
 
-def _copy(x, out):  # noqa: ANN001, ANN202
-    for j in range(x.size):
-        out[j] = x[j]
+@distinct
+def _swiglu_rows(gate, up, first, last):
+    for r in range(first, last):
+        for j in range(gate.shape[1]):
+            g = wide(gate[r, j])
+            gate[r, j] = rounded(g / (ONE + exp(-g)) * wide(up[r, j]), gate)
 
 
-def _widen(x, out):  # noqa: ANN001, ANN202
-    """A row of float32 or of bfloat16's bits -> float32."""
-
-
-def _narrow(x, out):  # noqa: ANN001, ANN202
-    """Back again, to the nearest, of two to the even one."""
-
-
-@overload(_widen)
-def _widen_of(x, out):  # noqa: ANN001, ANN202, ARG001
-    def bits(x, out):  # noqa: ANN001, ANN202
-        for j in range(x.size):
-            out[j] = np.uint32(np.uint32(x[j]) << HALF_BITS).view(np.float32)  # numba widens a shift to 64 bits
-
-    return bits if x.dtype == types.uint16 else _copy
-
-
-@overload(_narrow)
-def _narrow_of(x, out):  # noqa: ANN001, ANN202, ARG001
-    def bits(x, out):  # noqa: ANN001, ANN202
-        for j in range(x.size):
-            whole = np.float32(x[j]).view(np.uint32)
-            odd = np.uint32(np.uint32(whole >> HALF_BITS) & ODD)
-            out[j] = np.uint16(np.uint32(whole + np.uint32(NEAREST + odd)) >> HALF_BITS)
-
-    return bits if out.dtype == types.uint16 else _copy
-
-
-@_distinct
-def _norm_row(x, weight, eps):  # noqa: ANN001, ANN202
-    total = ZERO
-    for j in range(x.size):
-        total += x[j] * x[j]
-    factor = ONE / np.sqrt(total / np.float32(x.size) + eps)
-    for j in range(x.size):
-        x[j] = x[j] * factor * weight[j]
-
-
-@_distinct
-def _swiglu_row(gate, up):  # noqa: ANN001, ANN202
-    for j in range(gate.size):
-        gate[j] = gate[j] / (ONE + _exp(-gate[j])) * up[j]
-
-
-@_distinct
-def _larger(top, x):  # noqa: ANN001, ANN202
-    for j in range(top.size):
-        top[j] = x[j] if x[j] > top[j] else top[j]
-
-
-@_compile
-def _log_sum(x, tops):  # noqa: ANN001, ANN202
-    """log(sum of e^x), the largest taken out first: of several runs side by side, as vectors hold no order of NaNs. These are no largest,
-    and make the sum NaN."""
-    tops[:] = x[0]
-    whole = x.size - x.size % tops.size
-    for j in range(0, whole, tops.size):
-        _larger(tops, x[j : j + tops.size])
-    _larger(tops[: x.size - whole], x[whole:])
-    top, total = tops.max(), ZERO
-    for j in range(x.size):
-        total += _exp(x[j] - top)
-    return top + np.log(total)
-
-
-@_distinct
-def _turn(x, cos, sin, out):  # noqa: ANN001, ANN202
-    half = cos.size
-    for j in range(half):
-        out[j] = x[j] * cos[j] - x[half + j] * sin[j]
-        out[half + j] = x[half + j] * cos[j] + x[j] * sin[j]
-
-
-@_compile
-def _rotate_sequences(x, cos, sin, out, first, last):  # noqa: ANN001, ANN202
-    a, b = np.empty(x.shape[3], np.float32), np.empty(x.shape[3], np.float32)
+@distinct
+def _rotate_sequences(x, cos, sin, out, first, last):
+    half = UNSIGNED(cos.shape[1])
     for i in range(first, last):
         for t in range(x.shape[1]):
             for h in range(x.shape[2]):
-                _widen(x[i, t, h], a)
-                _turn(a, cos[t], sin[t], b)
-                _narrow(b, out[i, h, t])
+                for j in range(half):
+                    a, b = wide(x[i, t, h, j]), wide(x[i, t, h, half + j])
+                    out[i, h, t, j] = rounded(a * cos[t, j] - b * sin[t, j], out)
+                    out[i, h, t, half + j] = rounded(b * cos[t, j] + a * sin[t, j], out)
 
 
-@_compile
-def _norm_rows(x, weight, eps, out, first, last):  # noqa: ANN001, ANN202
-    row = np.empty(x.shape[1], np.float32)
+@distinct
+def _add_to_loss(logits, targets, start, top, total, found, tops, first, last):
+    """Each row's largest logit so far, the sum of e^(logit - largest), and the target's logit where it is in this block.
+
+    A NaN is no largest, and makes the sum NaN. The largest is that of several side by side, as vectors hold no order of NaNs.
+    """
+    width, side = UNSIGNED(logits.shape[1]), UNSIGNED(tops.shape[0])
     for r in range(first, last):
-        _widen(x[r], row)
-        _norm_row(row, weight, eps)
-        _narrow(row, out[r])
-
-
-@_compile
-def _swiglu_rows(gate, up, first, last):  # noqa: ANN001, ANN202
-    a, b = np.empty(gate.shape[1], np.float32), np.empty(gate.shape[1], np.float32)
-    for r in range(first, last):
-        _widen(gate[r], a)
-        _widen(up[r], b)
-        _swiglu_row(a, b)
-        _narrow(a, gate[r])
-
-
-@_compile
-def _loss_rows(logits, targets, out, first, last):  # noqa: ANN001, ANN202
-    row, tops = np.empty(logits.shape[1], np.float32), np.empty(SIDE, np.float32)
-    for r in range(first, last):
-        _widen(logits[r], row)
-        out[r] = _log_sum(row, tops) - row[targets[r]]
+        for i in range(side):
+            tops[i] = top[r]
+        for n in range(width // side):
+            for i in range(side):
+                x = wide(logits[r, n * side + i])
+                tops[i] = x if x > tops[i] else tops[i]
+        for i in range(width % side):
+            x = wide(logits[r, width - width % side + i])
+            tops[i] = x if x > tops[i] else tops[i]
+        highest, more = tops.max(), ZERO
+        for j in range(width):
+            more += exp(wide(logits[r, j]) - highest)
+        total[r] = total[r] * exp(top[r] - highest) + more
+        top[r] = highest
+        if start <= targets[r] < start + logits.shape[1]:
+            found[r] = wide(logits[r, targets[r] - start])

@@ -81,11 +81,11 @@ def test_a_value_that_is_not_a_number_stays_one(name):
 
 
 def test_the_numbers_do_not_depend_on_threads_or_on_what_else_is_in_the_batch(monkeypatch):
-    from supernet.ops import numba_delta
+    from supernet.ops import numba_loops
 
     inputs = case(3, 45, True, 0.5)
     one = with_gradients(delta_rule_numba, inputs)
-    monkeypatch.setattr(numba_delta, "SMALL", 1)
+    monkeypatch.setattr(numba_loops, "SMALL", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)

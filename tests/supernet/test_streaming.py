@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import time
 import weakref
 
 import numpy as np
@@ -68,9 +69,17 @@ def test_one_layer_is_held_or_two(tmp_path, ahead):
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     empty, block_at = streamed(Watched(), torch.float32, "cpu", ahead, Traffic())
+
     trie = build_trie(CONFIG, PLACEMENTS)
-    for _ in range(2):  # every chunk of items reads every layer once
-        score_chunk(empty, trie, make_items([9, 12]), block_at)
+    for chunk in range(2):  # every chunk of items reads every layer once
+
+        def no_faster_than_reading(layer, before=chunk * CONFIG.layers):
+            block = block_at(layer)
+            while ahead and layer + 1 < CONFIG.layers and len(given) < before + layer + 2:
+                time.sleep(0.001)
+            return block
+
+        score_chunk(empty, trie, make_items([9, 12]), no_faster_than_reading)
     assert len(given) == 2 * CONFIG.layers
     assert most == (2 if ahead else 1)
 
