@@ -4,7 +4,6 @@ Without --placements and --items: the committed curve (results/validation/power.
 placements, scored on so many items whose scores scatter by --noise nats/token about what a placement scores on average.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.output.command import ends
+from analysis.output.one_line import Parser
 from analysis.output.write import write_csv
 from analysis.stability.endpoints import ENDPOINTS, load_endpoints
 from analysis.validation.landscape_coverage import margin_coverage
@@ -51,7 +51,7 @@ def recompute(path: Path, repetitions: int) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.power", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m analysis.power", description=__doc__.splitlines()[0])
     parser.add_argument("--placements", type=int, help="placements in a cost band, 8 or more")
     parser.add_argument("--items", type=int, help="items, 4 or more")
     parser.add_argument("--noise", type=float, default=0.1, help="of one item, nats/token, where the spread between placements is 0.1")

@@ -19,7 +19,6 @@ Each draws from the seed alone, so that the order in which they are made is of n
 column ``world``) contains a text. Delete a file whose estimator was changed.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.output.command import ends
+from analysis.output.one_line import Parser
 from analysis.output.write import write_csv
 from analysis.stability.endpoints import ENDPOINTS as DECLARED
 from analysis.stability.endpoints import load_endpoints
@@ -167,7 +167,7 @@ def _append(path: Path, frame: pd.DataFrame, world: World, mark: dict) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.validate", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m analysis.validate", description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=500, help="of every world, 2 or more")
     parser.add_argument("--only", default="", metavar="TEXT", help="worlds whose name contains this, such as 100x48")
     parser.add_argument("--out", type=Path, default=Path("results/validation"), metavar="FOLDER", help="where the tables go")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.output.files import replacing
+from analysis.output.one_line import Parser
 from experiments.data.items import read_items
 from experiments.runs.progress import progress
 from supernet.decoder import Supernet
@@ -142,7 +143,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Compare initialisations of the delta mixers before any training.")
+    parser = Parser(description="Compare initialisations of the delta mixers before any training.")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of a converted teacher")
     parser.add_argument("--train", type=Path, required=True, help="items that calibrate")
     parser.add_argument("--items", type=Path, required=True, help="items that judge")

@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from analysis.output.one_line import Parser, nobody_reads
 from experiments.machine import pick_device
 from experiments.runs.sources import find, load_tokenizer, open_model
 from supernet.config import SupernetConfig
@@ -35,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code; errors are one line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.generate", description=__doc__)
+    parser = Parser(prog="python -m experiments.generate", description=__doc__)
     parser.add_argument("where", type=Path, metavar="RUN_OR_FOLDER", help="a run, results/SCALE for its first run, or a checkpoint folder")
     parser.add_argument(
         "--placement",
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         answer(given)
+    except BrokenPipeError:
+        return nobody_reads()
     except (ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

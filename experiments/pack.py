@@ -3,7 +3,6 @@
 Rows and numbers stay. Sorted into one file they take a fifth to a half less room.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.output.command import ends
+from analysis.output.one_line import Parser
 from analysis.table import load_scores, write_part
 from experiments.runs.records import exclusive
 from experiments.runs.steps import step_dirs
@@ -56,7 +56,7 @@ def _bytes(run: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.pack", description="One file of scores per checkpoint of finished sweeps.")
+    parser = Parser(prog="python -m experiments.pack", description="One file of scores per checkpoint of finished sweeps.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories results/<scale>/<run-id>")
     runs = parser.parse_args(argv).runs
     return ends(lambda: report(runs))

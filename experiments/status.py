@@ -1,6 +1,5 @@
 """``python -m experiments.status [PATH]``: which parts of which runs and grids are done, and the commands that finish the rest."""
 
-import argparse
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis.output.one_line import Parser
 from experiments.config import Config, check
 from experiments.grids.cells import parts_of
 from experiments.overview.state import BAD, Line, Options, lines_of, read_config
@@ -31,7 +31,7 @@ MODULE = {"propose": "sweep", "winners": "sweep"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0 if all is done or running."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.status", description=__doc__)
+    parser = Parser(prog="python -m experiments.status", description=__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("results"), help="results folder, scale or run (default: results)")
     parser.add_argument("--rerun", action="store_true", help="print the commands that finish what is not done")
     parser.add_argument("--submit", action="store_true", help="with --rerun: run them, one after another")

@@ -17,6 +17,7 @@ from analysis.optimise.choice import budgets_of, choose, surrogate
 from analysis.optimise.proposals import with_proposed
 from analysis.output import style
 from analysis.output.command import ends
+from analysis.output.one_line import Parser
 from analysis.output.roofline_figure import layers_by_cost
 from analysis.output.write import markdown, write_csv
 from analysis.roofline.model_card import misfit, published
@@ -24,7 +25,7 @@ from analysis.roofline.model_card import misfit, published
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.roofline", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m analysis.roofline", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run directory with scores")
     parser.add_argument("--device", default="h100", help="by name, or NAME,GB/s,TFLOP/s,GB (default: h100)")
     parser.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 32768], help="tokens")

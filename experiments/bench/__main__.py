@@ -1,10 +1,10 @@
 """``python -m experiments.bench [NAME ...] [--quick]``: one table per benchmark; speeds are ratios measured in the same run."""
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.output.one_line import Parser
 from experiments.bench import (
     decode,
     distillation,
@@ -37,7 +37,7 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser = Parser(prog="python -m experiments.bench", description=__doc__)
     parser.add_argument(
         "names",
         nargs="*",

@@ -9,7 +9,6 @@ Weights are random and states are filled with zeros in place of a prefill: neith
 predicted from this device's own bandwidth and matrix-product rate, never measured. On a CPU with one thread, seconds are its own time.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ import torch
 
 from analysis import roofline
 from analysis.cost import regress
+from analysis.output.one_line import Parser
 from analysis.output.write import write_csv
 from analysis.statistics.intervals import quantile
 from experiments.bench.timing import pick, seconds
@@ -181,7 +181,7 @@ def this_device(device: str, dtype: torch.dtype, gib: float) -> roofline.Device:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.decode", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m experiments.bench.decode", description=__doc__.splitlines()[0])
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 1024, 4096], help="tokens")
     parser.add_argument("--gib", type=float, default=GIB[pick()], help="memory for the states of a batch")
     parser.add_argument("--placements", type=int, default=24)

@@ -1,11 +1,11 @@
 """``python -m experiments.bench.streaming RUN... [--out FILE]``: what streamed sweeps took, a row each, from their manifests."""
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.output.files import replacing
+from analysis.output.one_line import Parser
 from experiments.runs.records import read_json
 
 COLUMNS = ("parameters", "bytes_on_disk", "placements", "items", "tokens", "seconds", "gb_read", "gb_per_second", "flops",
@@ -25,7 +25,7 @@ def rows(runs: list[Path]) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.streaming", description=__doc__)
+    parser = Parser(prog="python -m experiments.bench.streaming", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a run that was swept with stream=true")
     parser.add_argument("--out", type=Path, default=OUT, help=f"the table (default: {OUT})")
     arguments = parser.parse_args()

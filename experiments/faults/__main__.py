@@ -1,6 +1,5 @@
 """``python -m experiments.faults``: the fault table. Real commands are killed, starved and lied to; the same command must make it good."""
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.output.one_line import Parser
 from experiments.faults.drill import Forked, warm_up
 from experiments.faults.inflict import (
     corrupted_status,
@@ -59,7 +59,7 @@ def tried(fault: Callable[..., list[Row]], *arguments: object) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if no row was lost or doubled and all ended as without the fault."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.faults", description=__doc__)
+    parser = Parser(prog="python -m experiments.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=24, help="kill -9 at so many random moments at least (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("results/validation/faults.csv"), help="default: results/validation/faults.csv")
