@@ -162,7 +162,8 @@ def tables_line(line: Line, tables: Path, entries: dict[str, Any], parts: list[s
     except ValueError as error:
         return replace(line, state="failed", note=str(error))
     if doubled:
-        note = f"{doubled} rows are there twice: delete one of the parts that hold them, or scores/ and sweep again"
+        command = parts[0].partition("-")[0] if parts else "sweep"
+        note = f"{doubled} rows are there twice: delete one of the parts that hold them, or scores/ and {command} again"
         return replace(line, state="failed", note=note)
     if 0 < line.want <= have:
         return replace(line, state="done")

@@ -175,6 +175,8 @@ def test_validation_writes_resumes_and_refuses(tmp_path, monkeypatch, capsys):
     worlds = {"planted": replace(WORLDS["planted"], placements=12, items=8), "all": WORLDS["all"]}
     monkeypatch.setattr(validate, "WORLDS", worlds)
     monkeypatch.setattr(validate, "slopes", lambda n: pd.DataFrame({"ratio": [1.0]}))
+    monkeypatch.setattr(validate, "LANDSCAPES", {name: validate.LANDSCAPES[name] for name in ("drifting", "clustered")})
+    monkeypatch.setattr(validate, "PLANTED", {"additive": validate.PLANTED["additive"]})
     monkeypatch.setattr(validate, "ENDPOINTS", Endpoints(resamples=4, groups=4, halves=2))
     monkeypatch.setattr(coverage, "ENDPOINTS", Endpoints(resamples=4, groups=4, halves=2))
     validate.main(2, tmp_path)

@@ -62,7 +62,7 @@ def test_rows_with_more_repetitions_are_kept(tmp_path):
 def test_cells_are_made_one_by_one_with_the_same_numbers(tmp_path, monkeypatch):
     worlds = {name: LANDSCAPES[name] for name in ("settled", "reversal")}
     monkeypatch.setattr(validate, "LANDSCAPES", worlds)
-    monkeypatch.setattr(validate, "SIZES", ((12, 8, 1.0),))
+    monkeypatch.setattr(validate, "SIZES", ((12, 8),))
     validate.margins(tmp_path / "a", 2)
     for name in ("reversal", "settled"):
         validate.margins(tmp_path / "b", 2, only=name)
