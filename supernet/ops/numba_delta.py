@@ -91,39 +91,40 @@ def _over_heads(kernel: Callable, tensors: tuple[Tensor, ...], heads: int, *scra
 
 
 @distinct
-def _token(S, u, read, out, q, k, v, a, beta, o, rest, b, t, h, kh, step):
-    """One token of one head: the decay and write that the token before left to do, ``S <- a (S + p u^T)``, then r, u and o."""
-    K, V, before, keep = k.shape[3], v.shape[3], max(t - 1, 0), rest.size > 0
-    soon = min(t + AHEAD, k.shape[1] - 1)
-    for i in range(0, K, LINE):
-        fetch(q, b, soon, kh, i)
-        fetch(k, b, soon, kh, i)
-        if step:
-            fetch(a, b, soon, h, i)
-    for j in range(0, V, LINE):
-        fetch(v, b, soon, h, j)
-        fetch(o, b, soon, h, j)
-    both = ZERO  # o = (D + k u^T)^T q = D^T q + (k . q) u
-    for i in range(K):
-        both += k[b, t, kh, i] * q[b, t, kh, i]
-    for c in range(u.shape[0]):
-        for j in range(COLUMNS):
-            read[j], out[j] = ZERO, ZERO
+def _tokens(S, u, read, out, q, k, v, a, beta, o, rest, b, h, kh, step, start, stop):
+    """Tokens of one head: the decay and write that the token before left to do, ``S <- a (S + p u^T)``, then r, u and o."""
+    K, V, keep = k.shape[3], v.shape[3], rest.size > 0
+    for t in range(start, stop):
+        before, soon = max(t - 1, 0), min(t + AHEAD, k.shape[1] - 1)
+        for i in range(0, K, LINE):
+            fetch(q, b, soon, kh, i)
+            fetch(k, b, soon, kh, i)
+            if step:
+                fetch(a, b, soon, h, i)
+        for j in range(0, V, LINE):
+            fetch(v, b, soon, h, j)
+            fetch(o, b, soon, h, j)
+        both = ZERO  # o = (D + k u^T)^T q = D^T q + (k . q) u
         for i in range(K):
-            decay, key, query = a[b, t, h, i * step], k[b, t, kh, i], q[b, t, kh, i]
-            write = k[b, before, kh, i] * decay
+            both += k[b, t, kh, i] * q[b, t, kh, i]
+        for c in range(u.shape[0]):
             for j in range(COLUMNS):
-                s = S[c, i, j] * decay + write * u[c, j]
-                S[c, i, j] = s
-                read[j] += key * s
-                out[j] += query * s
-        first = c * COLUMNS
-        for j in range(min(COLUMNS, V - first)):
-            u[c, j] = beta[b, t, h] * (v[b, t, h, first + j] - read[j])
-            o[b, t, h, first + j] = out[j] + both * u[c, j]
-        if keep:
+                read[j], out[j] = ZERO, ZERO
+            for i in range(K):
+                decay, key, query = a[b, t, h, i * step], k[b, t, kh, i], q[b, t, kh, i]
+                write = k[b, before, kh, i] * decay
+                for j in range(COLUMNS):
+                    s = S[c, i, j] * decay + write * u[c, j]
+                    S[c, i, j] = s
+                    read[j] += key * s
+                    out[j] += query * s
+            first = c * COLUMNS
             for j in range(min(COLUMNS, V - first)):
-                rest[b, t, h, first + j] = v[b, t, h, first + j] - read[j]
+                u[c, j] = beta[b, t, h] * (v[b, t, h, first + j] - read[j])
+                o[b, t, h, first + j] = out[j] + both * u[c, j]
+            if keep:
+                for j in range(min(COLUMNS, V - first)):
+                    rest[b, t, h, first + j] = v[b, t, h, first + j] - read[j]
 
 
 @distinct
@@ -161,10 +162,11 @@ def forward_heads(q, k, v, a, beta, state, o, end, rest, states, scratch, first,
     for n in range(first, last):
         b, h = n // H, n % H
         _load(S, u, state, b, h)
-        for t in range(T):
-            if keep and t % KEEP == 0:
-                _store(S, u, k, b, max(t - 1, 0), h, h // group, states, t // KEEP)
-            _token(S, u, read, out, q, k, v, a, beta, o, rest, b, t, h, h // group, step)
+        for start in range(0, T, KEEP if keep else T):
+            if keep:
+                _store(S, u, k, b, max(start - 1, 0), h, h // group, states, start // KEEP)
+            stop = min(T, start + KEEP) if keep else T
+            _tokens(S, u, read, out, q, k, v, a, beta, o, rest, b, h, h // group, step, start, stop)
         _store(S, u, k, b, T - 1, h, h // group, last_state, 0)
 
 
@@ -187,39 +189,41 @@ def _again(D, u, k, a, beta, rest, states, b, h, kh, step, chunk, start, stop):
 
 
 @distinct
-def _token_back(D, E, u, d_u, q, k, a, beta, rest, d_o, d_q, d_k, d_v, d_g, d_beta, b, t, h, kh, step, here):
-    """Gradients of one token of one head; E [B, H, K, V], what reaches its state, becomes what reaches the token before's."""
+def _back(D, E, u, d_u, q, k, a, beta, rest, d_o, d_q, d_k, d_v, d_g, d_beta, b, h, kh, step, start, stop):
+    """Gradients of tokens of one head, the last first; E [B, H, K, V], what reaches a state, becomes what reaches the one before."""
     K, V = E.shape[2], E.shape[3]
-    both = ZERO  # S d_o = D d_o + k (u . d_o)
-    for j in range(V):
-        u[j] = beta[b, t, h] * rest[b, t, h, j]
-        d_u[j] = ZERO
-        both += u[j] * d_o[b, t, h, j]
-    for i in range(K):  # E += q d_o^T, E^T k, and the sums over V of E u and D d_o
-        query, key, by_u, by_o = q[b, t, kh, i], k[b, t, kh, i], ZERO, ZERO
+    for t in range(stop - 1, start - 1, -1):
+        here = t - start
+        both = ZERO  # S d_o = D d_o + k (u . d_o)
         for j in range(V):
-            e = E[b, h, i, j] + query * d_o[b, t, h, j]
-            E[b, h, i, j] = e
-            d_u[j] += key * e
-            by_u += e * u[j]
-            by_o += D[here, i, j] * d_o[b, t, h, j]
-        d_k[b, t, h, i] = by_u
-        d_q[b, t, h, i] = by_o + both * key
-        d_g[b, t, h, i * step] = ZERO
-    by_r = ZERO
-    for j in range(V):
-        by_r += d_u[j] * rest[b, t, h, j]
-        d_v[b, t, h, j] = beta[b, t, h] * d_u[j]
-    d_beta[b, t, h] = by_r
-    for i in range(K):  # E <- a (E - k d_v^T); sums over V of D d_v and of D times the bracket
-        key, decay, by_v, by_d = k[b, t, kh, i], a[b, t, h, i * step], ZERO, ZERO
+            u[j] = beta[b, t, h] * rest[b, t, h, j]
+            d_u[j] = ZERO
+            both += u[j] * d_o[b, t, h, j]
+        for i in range(K):  # E += q d_o^T, E^T k, and the sums over V of E u and D d_o
+            query, key, by_u, by_o = q[b, t, kh, i], k[b, t, kh, i], ZERO, ZERO
+            for j in range(V):
+                e = E[b, h, i, j] + query * d_o[b, t, h, j]
+                E[b, h, i, j] = e
+                d_u[j] += key * e
+                by_u += e * u[j]
+                by_o += D[here, i, j] * d_o[b, t, h, j]
+            d_k[b, t, h, i] = by_u
+            d_q[b, t, h, i] = by_o + both * key
+            d_g[b, t, h, i * step] = ZERO
+        by_r = ZERO
         for j in range(V):
-            d = E[b, h, i, j] - key * d_v[b, t, h, j]
-            by_v += D[here, i, j] * d_v[b, t, h, j]
-            by_d += D[here, i, j] * d
-            E[b, h, i, j] = decay * d
-        d_k[b, t, h, i] -= by_v
-        d_g[b, t, h, i * step] += by_d
+            by_r += d_u[j] * rest[b, t, h, j]
+            d_v[b, t, h, j] = beta[b, t, h] * d_u[j]
+        d_beta[b, t, h] = by_r
+        for i in range(K):  # E <- a (E - k d_v^T); sums over V of D d_v and of D times the bracket
+            key, decay, by_v, by_d = k[b, t, kh, i], a[b, t, h, i * step], ZERO, ZERO
+            for j in range(V):
+                d = E[b, h, i, j] - key * d_v[b, t, h, j]
+                by_v += D[here, i, j] * d_v[b, t, h, j]
+                by_d += D[here, i, j] * d
+                E[b, h, i, j] = decay * d
+            d_k[b, t, h, i] -= by_v
+            d_g[b, t, h, i * step] += by_d
 
 
 @compiled
@@ -232,8 +236,5 @@ def _backward_heads(q, k, a, beta, rest, states, d_o, d_q, d_k, d_v, d_g, d_beta
         for chunk in range((T - 1) // KEEP, -1, -1):
             start, stop = chunk * KEEP, min(T, (chunk + 1) * KEEP)
             _again(D, u, k, a, beta, rest, states, b, h, h // group, step, chunk, start, stop)
-            for t in range(stop - 1, start - 1, -1):
-                # d_state is in: the gradient of the final state; out: of the first
-                _token_back(
-                    D, d_state, u, d_u, q, k, a, beta, rest, d_o, d_q, d_k, d_v, d_g, d_beta, b, t, h, h // group, step, t - start
-                )  # fmt: skip
+            # d_state is in: the gradient of the final state; out: of the first
+            _back(D, d_state, u, d_u, q, k, a, beta, rest, d_o, d_q, d_k, d_v, d_g, d_beta, b, h, h // group, step, start, stop)

@@ -32,7 +32,8 @@ HALF_BITS, ODD, NEAREST = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
 UNSIGNED = np.uint64
 """Of an index that is a sum: one with a sign might count from the end, and a loop that must ask becomes no vectors."""
 
-# LLVM takes halves of AVX-512's registers, for the sake of CPUs that slow down with whole ones. Those with AMX do not.
+# LLVM takes halves of AVX-512's registers, for the sake of CPUs that slow down with whole ones. Those with AMX do not. numba asks once in a
+# process, when it is first used: where analysis/ was first, the loops here are as right and a quarter slower.
 if (features := llvm.get_host_cpu_features()).get("amx-tile") and not numba.config.CPU_FEATURES:
     numba.config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
 
