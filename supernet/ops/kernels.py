@@ -7,7 +7,7 @@
 | `fla`     | fla's chunk_kda           | fla's chunk_gated_delta_rule                  | fla's fused_recurrent_*              |
 | `fla-kda` | fla's chunk_kda           | chunk_kda, each channel with the head's decay | fla's fused_recurrent_kda            |
 
-`numba` is compiled loops for a CPU (``numba_delta.py``), 4 to 5 times faster there than `torch`, which is the way that works everywhere.
+`numba` is compiled loops for a CPU (``numba_delta.py``), 4 to 6 times faster there than `torch`, which is the way that works everywhere.
 Without gradients it does more than the delta rule: whole mixers, norms, MLPs and the loss (``fused``).
 `fla` is fla-core 0.6.0 (Triton, CUDA only). A tensor on a device that the chosen way is not for takes `torch`.
 `fla-kda` is the way out where Triton 3.4 to 3.7.0 computes wrong gradients of GDN on Hopper: KDA's backward is other code. Unlike fla's
