@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         answer(given)
+        sys.stdout.flush()
     except BrokenPipeError:
         return nobody_reads()
     except (ValueError, OSError, yaml.YAMLError) as error:

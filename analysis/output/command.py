@@ -28,7 +28,9 @@ def arguments(name: str, what: str, out: str, runs: str = "*", endpoints: bool =
 def ends(action: Callable[[], int | None], where: str = "") -> int:
     """The exit code of an action; an error of the user's or of a file is one line on stderr, which names ``where``, and 1."""
     try:
-        return action() or 0
+        code = action() or 0
+        sys.stdout.flush()  # what is still held would only be missed at the very end
+        return code
     except BrokenPipeError:
         return nobody_reads()
     except (ValueError, OSError) as error:

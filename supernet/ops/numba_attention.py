@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supernet.ops.numba_loops import ONE, UNSIGNED, ZERO, compiled, distinct, exp, in_threads, memory, rounded, wide
+from supernet.ops.numba_loops import LOWEST, ONE, UNSIGNED, ZERO, compiled, distinct, exp, in_threads, memory, rounded, wide
 
 QUERIES, COLUMNS = 8, 32
 """Their sums fill half of AVX-512's registers: additions wait neither for each other nor for keys from the second cache."""
 
-LOWEST, NOTHING, LAST = np.float32(-3e38), np.float32(-60), UNSIGNED(1)
-"""Where a maximum begins; the logarithm below which a weight is 0, as a CPU takes a hundred times as long over the smallest numbers."""
+NOTHING, LAST = np.float32(-60), UNSIGNED(1)
+"""The logarithm below which a weight is 0, as a CPU takes a hundred times as long over the smallest numbers; one."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, window: int) -> Tensor:

@@ -26,6 +26,9 @@ LOG2_E, LN_2_HIGH, LN_2_LOW = np.float32(1.44269504), np.float32(0.693359375), n
 E0, E1, E2, E3, E4, E5 = (np.float32(c) for c in (1.9875691e-4, 1.3981999e-3, 8.3334519e-3, 4.1665795e-2, 1.6666666e-1, 5.0000001e-1))
 L3, L5, L7, L9, L11, L13, L15, L17 = (np.float32(1 / n) for n in range(3, 18, 2))
 LOW, HIGH = np.float32(-87), np.float32(88)
+LOWEST = np.float32(-3e38)
+"""Where a maximum begins: -inf less -inf would be no number."""
+
 BIAS, MANTISSA = np.int32(127), np.int32(23)
 HALF_BITS, ODD, NEAREST = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
 

@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.ops.numba_loops import ONE, UNSIGNED, ZERO, distinct, exp, in_threads, memory, parameter, rounded, wide
-
-LOWEST = np.float32(-3e38)
-"""Where a maximum begins: -inf less -inf would be no number."""
+from supernet.ops.numba_loops import LOWEST, ONE, UNSIGNED, ZERO, distinct, exp, in_threads, memory, parameter, rounded, wide
 
 SIDE = 64
 """Maxima that are taken side by side."""

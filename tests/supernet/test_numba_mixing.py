@@ -125,7 +125,7 @@ def test_a_sequence_does_not_depend_on_the_others_and_a_nan_stays_in_its_own(let
     if letter != "S":
         assert torch.isnan(found[1, 7:]).all()  # a window forgets
     if letter in "KG":
-        assert torch.isfinite(found[1, :7]).all()  # queries go together, and 0 times no number is none
+        assert torch.isfinite(found[1, :7]).all()  # attention's queries go together, torch's too, and 0 times no number is none
     assert torch.equal(found[2], both(mixer, x[2:])[1][0])
 
 

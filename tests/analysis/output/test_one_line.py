@@ -1,5 +1,6 @@
 """Mistakes of a command line, and a reader that goes away, in one line or none."""
 
+import os
 import subprocess
 import sys
 
@@ -22,7 +23,11 @@ def test_a_mistake_is_one_line(words, named, capsys):
     assert named in said and "see python -m some.command --help" in said
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    command = subprocess.Popen([sys.executable, "-m", "analysis.power"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    """Whether it is missed at the first line or when all that was held is written at last."""
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, "-m", "analysis.power"]
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     command.stdout.close()
     assert command.wait(timeout=60) == 141 and command.stderr.read() == ""
