@@ -3,8 +3,10 @@
 Importing this file imports numba, which takes half a second: ``kernels.py`` does it when it is wanted.
 """
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -44,6 +46,10 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, which vectors need. Not "nnan" and "ninf": with them a NaN among the inputs could come out as any number."""
 
 
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("numba_*.py")))).hexdigest()
+"""Of all files of loops."""
+
+
 class _Distinct(Compiler):
     """Arrays that a function is given do not overlap, which C calls ``restrict``: twice as fast, as no vector loop has to check it."""
 
@@ -53,12 +59,17 @@ class _Distinct(Compiler):
 
 
 def compiled(function: Callable, **options: Any) -> Callable:
-    """Machine code, made at the first call and kept on disk for the next process where a folder can be written to."""
+    """Machine code, made at the first call and kept on disk for the next process where a folder can be written to.
+
+    It holds the code of what it calls. numba makes it anew when the function's own file has changed; here, when any file of loops has.
+    """
     options = {"fastmath": FASTMATH, "nogil": True, "error_model": "numpy"} | options
     try:
-        return numba.njit(cache=True, **options)(function)
+        made = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache
         return numba.njit(**options)(function)
+    made._cache._cache_file._source_stamp = SOURCES
+    return made
 
 
 def distinct(function: Callable) -> Callable:

@@ -1,12 +1,18 @@
 """The compiled delta rule: against the recurrence in float64, values and every gradient."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from supernet.ops import kernels
+from supernet.ops import kernels, numba_delta
 from supernet.ops.numba_delta import delta_rule_numba
 
 NAMES = ("q", "k", "v", "g", "beta", "state")
@@ -138,3 +144,23 @@ def test_what_memory_held_before_does_not_reach_the_gradients(monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(float("nan")))
     found = torch.autograd.grad(delta_rule_numba(*inputs)[0].square().sum(), inputs)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_change_in_one_file_of_loops_makes_those_that_call_it_anew(tmp_path):
+    """Compiled code holds that of what it calls, and is kept for the next process."""
+    package = tmp_path / "supernet"
+    shutil.copytree(Path(numba_delta.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import torch
+from supernet.ops import numba_rows
+print(float(numba_rows.swiglu(torch.ones(1, 1), torch.ones(1, 1))))
+"""
+
+    def result():
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return float(subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=tmp_path, text=True))
+
+    loops = package / "ops" / "numba_loops.py"
+    assert result() == result() == pytest.approx(0.7310586)
+    loops.write_text(loops.read_text(encoding="utf-8").replace("    x = LOW if x < LOW else x\n", "    x = ZERO\n"), encoding="utf-8")
+    assert result() == pytest.approx(0.5)
