@@ -76,8 +76,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Te
 
 
 def forward_scratch(K: int, V: int) -> tuple[int, int]:
-    """Shape of the forward pass's scratch memory: the state and three vectors over V, by blocks of COLUMNS."""
-    return -(-V // COLUMNS) * (K + 3), COLUMNS
+    """Shape of the forward pass's scratch memory: the state and u, by blocks of COLUMNS, and what is read of one block twice."""
+    return -(-V // COLUMNS) * (K + 1) + 2, COLUMNS
 
 
 def _over_heads(kernel: Callable, tensors: tuple[Tensor, ...], heads: int, *scratch: int) -> None:
@@ -154,10 +154,9 @@ def _load(S, u, state, b, h):
 def forward_heads(q, k, v, a, beta, state, o, end, rest, states, scratch, first, last):
     (B, T, H, V), K = v.shape, q.shape[3]
     group, step, keep = H // q.shape[2], 1 if a.shape[3] > 1 else 0, rest.size > 0
-    blocks = len(scratch) // (K + 3)
-    S = scratch[: blocks * K].reshape(blocks, K, COLUMNS)
-    vectors = scratch[blocks * K :].reshape(3, blocks, COLUMNS)
-    u, read, out = vectors[0], vectors[1, 0], vectors[2, 0]  # unpacked, an array would lose its layout, and the loops their vectors
+    blocks = (len(scratch) - 2) // (K + 1)
+    S, u = scratch[: blocks * K].reshape(blocks, K, COLUMNS), scratch[blocks * K : -2]
+    read, out = scratch[-2], scratch[-1]
     last_state = end.reshape(B, H, 1, K, V)
     for n in range(first, last):
         b, h = n // H, n % H
